@@ -1,0 +1,41 @@
+"""The one checked multiply: every element or byte count is computed here before it is allocated.
+
+A leaf: imports only ``errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .errors import MemoryLimitError
+
+#: No tensor may have more bytes than this (2**48); anything larger is an attack or a mistake.
+MAX_BYTES = 1 << 48
+
+
+def checked_size(shape: Iterable[int], itemsize: int = 1, what: str = "tensor") -> int:
+    """Return ``itemsize * prod(shape)`` in bytes.
+
+    Args:
+        shape: dimensions, each ≥ 0.
+        itemsize: bytes per element.
+        what: named in the error.
+
+    Raises:
+        MemoryLimitError: a dimension is negative, or the product passes ``MAX_BYTES``.
+    """
+    shape = tuple(shape)
+    total = itemsize
+    empty = False
+    for d in shape:
+        if d < 0:
+            raise MemoryLimitError(f"{what}: negative dimension in shape {list(shape)}")
+        if d == 0:
+            empty = True
+            continue
+        total *= d
+        if total > MAX_BYTES:
+            raise MemoryLimitError(
+                f"{what}: shape {list(shape)} × {itemsize} bytes exceeds {MAX_BYTES} bytes"
+            )
+    return 0 if empty else total
