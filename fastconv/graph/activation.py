@@ -1,0 +1,38 @@
+"""The element-wise functions that kernels apply, alone or in another kernel's epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Names in the order of ``enum Act`` in ``kernels/vmath.pxd``: a kind's code is its index.
+KINDS = (
+    "none", "clip", "leaky_relu", "sigmoid", "tanh", "silu", "hard_sigmoid", "hard_swish",
+    "gelu", "gelu_tanh", "elu", "selu", "celu", "softplus", "softsign", "mish",
+    "thresholded_relu", "exp", "log", "sqrt", "erf", "reciprocal", "abs", "neg", "square",
+    "floor", "ceil", "round", "sign", "sin", "cos", "shrink",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One element-wise function and its parameters.
+
+    Attributes:
+        kind: a name of ``KINDS``.
+        alpha, beta: its parameters; for ``clip`` the lower and the upper bound.
+    """
+
+    kind: str
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    @property
+    def code(self) -> int:
+        """The number by which kernels know it."""
+        return KINDS.index(self.kind)
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+RELU = Activation("clip", 0.0, float("inf"))

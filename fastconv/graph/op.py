@@ -1,0 +1,122 @@
+"""What an operator is: one frozen dataclass per ONNX operator, whose fields are its attributes.
+
+The signature is the schema. A field without a default is a required attribute; its annotation says
+how the importer reads it. Each operator states its shape rule (``infer``) and, in plain NumPy, what
+it computes (``compute``): that folds constants, serves dtypes that no kernel handles, and is the
+naive twin that tests compare the kernels with. Adding an operator is adding a class here, a lowering
+in ``plan/lower`` and, for speed, a kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ..errors import ShapeError
+
+if TYPE_CHECKING:
+    from .core import TensorType
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """Base of all operators. Attributes of the ONNX operator are dataclass fields.
+
+    Class attributes:
+        domain: ONNX domain ("" is ai.onnx).
+        arity: least and most number of inputs (most −1: any number).
+        n_outputs: most number of outputs (−1: any number).
+        deterministic: whether equal inputs give equal outputs (false for random numbers).
+    """
+
+    domain: ClassVar[str] = ""
+    arity: ClassVar[tuple[int, int]] = (1, 1)
+    n_outputs: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The name shown to people: the ONNX op_type."""
+        return type(self).__name__
+
+    def infer(
+        self, types: Sequence[TensorType | None], values: Sequence[np.ndarray | None]
+    ) -> list[TensorType]:
+        """The types of the outputs.
+
+        Args:
+            types: one per input; None for an absent optional input.
+            values: the array of each input that is a constant, else None.
+
+        Raises:
+            ShapeError: the inputs do not fit the operator.
+            SymbolicError: a needed size is symbolic; the caller treats the outputs as unknown.
+        """
+        raise NotImplementedError
+
+    def fold(
+        self, types: Sequence[TensorType | None], values: Sequence[np.ndarray | None]
+    ) -> list[np.ndarray] | None:
+        """Outputs that follow from the input types alone (``Shape``, ``Size``), else None."""
+        return None
+
+    def compute(self, xs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """What the operator computes, in NumPy, on arrays in ONNX's layout (NCHW)."""
+        raise NotImplementedError
+
+
+#: (domain, op_type) → class.
+REGISTRY: dict[tuple[str, str], type[Op]] = {}
+
+T = TypeVar("T", bound=type[Op])
+
+
+def register(cls: T) -> T:
+    """Class decorator: make a frozen dataclass of it and enter it under its ONNX name."""
+    cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    REGISTRY[cls.domain, cls.__name__] = cls
+    return cls
+
+
+def need(condition: bool, message: str | Callable[[], str]) -> None:
+    """Raise :class:`ShapeError` unless the condition holds (the caller adds the node's name)."""
+    if not condition:
+        raise ShapeError(message if isinstance(message, str) else message())
+
+
+def broadcast(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """NumPy's broadcasting rule on shapes that may hold symbols.
+
+    Raises:
+        ShapeError: two sizes differ and neither is 1.
+    """
+    rank = max((len(s) for s in shapes), default=0)
+    result: list[Any] = []
+    for k in range(rank):
+        size: Any = 1
+        for s in shapes:
+            i = k - (rank - len(s))
+            d = s[i] if i >= 0 else 1
+            if type(d) is int and d == 1:
+                continue
+            if type(size) is int and size == 1:
+                size = d
+            elif type(d) is int and type(size) is int:
+                need(d == size, lambda: f"shapes {' and '.join(map(str, shapes))} do not broadcast")
+            elif type(d) is int:
+                size = d  # a symbol beside a number greater than 1 must equal it
+        result.append(size)
+    return tuple(result)
+
+
+def normalize_axis(axis: int, rank: int, what: str = "axis") -> int:
+    """``axis`` counted from the front.
+
+    Raises:
+        ShapeError: it is out of range.
+    """
+    need(-rank <= axis < rank, lambda: f"{what} {axis} is out of range for rank {rank}")
+    return axis + rank if axis < 0 else axis

@@ -1,0 +1,113 @@
+"""The kernels, built once per instruction set, and the table that names them.
+
+``table()`` gives the kernels of the instruction set in use: name → :class:`Kernel`, whose ``address``
+the executor calls and whose ``pack`` turns keyword sizes into the family's parameter struct. Each
+family module (``conv.pyx``, ``pool.pyx`` …) lists its own kernels in ``KERNELS``; that is the only
+place where a kernel is registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from .. import knobs
+from ..errors import OptionError
+from ._cpu import call, cpu_isas, has_openmp
+
+#: The kernel families, each one source file compiled per instruction set.
+FAMILIES = ("conv", "elementwise", "move")
+
+#: Instruction sets from lowest to highest.
+ISAS = ("base", "v3", "v4")
+
+
+class Kernel(NamedTuple):
+    """One compiled kernel: its name, its C address, and the function that packs its parameters."""
+
+    name: str
+    address: int
+    pack: Callable[..., bytes]
+
+
+@lru_cache(maxsize=None)
+def built_isas() -> tuple[str, ...]:
+    """The instruction sets that this installation holds kernels for, lowest first."""
+    return tuple(i for i in ISAS if importlib.util.find_spec(f"{__name__}.{i}.{FAMILIES[0]}"))
+
+
+@lru_cache(maxsize=None)
+def runnable_isas() -> tuple[str, ...]:
+    """The instruction sets that are both built and run by this CPU, lowest first."""
+    cpu = cpu_isas()
+    return tuple(i for i in built_isas() if i in cpu)
+
+
+@lru_cache(maxsize=None)
+def chosen_isa() -> str:
+    """The instruction set in use: the highest runnable one, or what ``FASTCONV_ISA`` asks for.
+
+    Raises:
+        OptionError: ``FASTCONV_ISA`` names one that is not built or that this CPU cannot run.
+    """
+    wanted = knobs.ISA.get()
+    runnable = runnable_isas()
+    if wanted is None:
+        return runnable[-1]
+    if wanted not in runnable:
+        raise OptionError(
+            f"FASTCONV_ISA={wanted}: this machine runs {', '.join(runnable)} of this installation"
+        )
+    return wanted
+
+
+@lru_cache(maxsize=None)
+def table(isa: str | None = None) -> Mapping[str, Kernel]:
+    """All kernels by name for one instruction set (the chosen one by default)."""
+    isa = isa or chosen_isa()
+    result: dict[str, Kernel] = {}
+    for family in FAMILIES:
+        module = importlib.import_module(f"{__name__}.{isa}.{family}")
+        for name, (address, pack) in module.KERNELS.items():
+            result[name] = Kernel(name, address, pack)
+    return result
+
+
+@lru_cache(maxsize=None)
+def constants(isa: str | None = None) -> Mapping[str, int]:
+    """Compile-time sizes of one build: ``VW`` (float lanes) and ``MR`` (rows of the GEMM tile)."""
+    isa = isa or chosen_isa()
+    return importlib.import_module(f"{__name__}.{isa}.conv").CONSTANTS
+
+
+def run(
+    name: str,
+    params: Mapping[str, Any],
+    buffers: Sequence[Any],
+    threads: int = 1,
+    isa: str | None = None,
+) -> None:
+    """Run one kernel on NumPy arrays, outputs last; for ``fastconv.ops`` and the tests.
+
+    Nothing is validated here: callers check shapes first.
+    """
+    kernel = table(isa)[name]
+    call(kernel.address, kernel.pack(**params), list(buffers), threads)
+
+
+__all__ = [
+    "FAMILIES",
+    "ISAS",
+    "Kernel",
+    "built_isas",
+    "chosen_isa",
+    "constants",
+    "cpu_isas",
+    "has_openmp",
+    "run",
+    "runnable_isas",
+    "table",
+]

@@ -1,0 +1,174 @@
+"""Convolution as a matrix product over pointers: any rank up to 3, and every fully-connected layer.
+
+One kernel, ``conv``, covers 1×1 (a GEMM in place), k×k, dilated, grouped and transposed convolution
+and ``x @ W``: output pixels are rows, output channels are vector lanes, and the reduction runs over
+(kernel tap, input channel). No im2col matrix is made: each tap of each row is a pointer into the
+channels-last input, or to a row of zeros outside it.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.simd cimport MR, VW
+from fastconv.kernels.tile cimport Epilogue, tile
+
+
+ctypedef unsigned long long uint64
+
+
+cdef struct ConvParams:
+    # Input [n][d][h][w][pixel]: sizes, and strides in floats.
+    int64_t n, d, h, w
+    int64_t x_n, x_d, x_h, x_w
+    # Output [n][od][oh][ow][pixel]: sizes, strides and start in floats.
+    int64_t od, oh, ow
+    int64_t y_n, y_d, y_h, y_w, y_0
+    # Residual, laid out as the output with its own strides (unused without one).
+    int64_t r_n, r_d, r_h, r_w
+    # Taps; input coordinate = output coordinate * stride + tap * dilation - pad.
+    int64_t kd, kh, kw
+    int64_t stride_d, stride_h, stride_w
+    int64_t dilation_d, dilation_h, dilation_w
+    int64_t pad_d, pad_h, pad_w
+    # Channels per group, and the number of groups.
+    int64_t channels, filters, group
+    # Work is cut into blocks of rows × groups of weight panels.
+    int64_t block_rows, block_panels
+    int32_t act
+    float lo, hi, alpha, beta
+
+
+cdef struct Pixel:
+    int64_t n, d, h, w
+
+
+cdef inline void next_pixel(const ConvParams* p, Pixel* o) noexcept nogil:
+    o.w += 1
+    if o.w == p.ow:
+        o.w = 0
+        o.h += 1
+        if o.h == p.oh:
+            o.h = 0
+            o.d += 1
+            if o.d == p.od:
+                o.d = 0
+                o.n += 1
+
+
+cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
+    """Buffers: x, packed weights, bias or NULL, residual or NULL, zeros (``channels`` floats),
+    scratch (``threads * taps * MR`` pointers), y."""
+    cdef const ConvParams* p = <const ConvParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const float* weights = <const float*>c.buf[1]
+    cdef const float* bias = <const float*>c.buf[2]
+    cdef const float* residual = <const float*>c.buf[3]
+    cdef const float* zeros = <const float*>c.buf[4]
+    cdef float* y = (<float*>c.buf[6]) + p.y_0
+    cdef int64_t taps = p.kd * p.kh * p.kw
+    cdef const float** table = (<const float**>c.buf[5]) + thread * taps * MR
+    cdef int64_t rows = p.n * p.od * p.oh * p.ow
+    cdef int64_t panels = (p.filters + 2 * VW - 1) // (2 * VW)
+    cdef int64_t panel_size = taps * p.channels * 2 * VW
+    cdef int64_t row_blocks = (rows + p.block_rows - 1) // p.block_rows
+    cdef int64_t panel_blocks = (panels + p.block_panels - 1) // p.block_panels
+    cdef int64_t units = p.group * panel_blocks * row_blocks
+    cdef int64_t unit = share(units, thread, threads), unit_end = share(units, thread + 1, threads)
+    cdef int64_t g, pb, j, j_end, r, r_end, tiles, k, mr, i, t, kd, kh, kw, id_, ih, iw, left
+    cdef float* out[MR]
+    cdef const float* res[MR]
+    cdef float* out_j[MR]
+    cdef const float* res_j[MR]
+    cdef const float* base[MR]
+    cdef int64_t d0[MR]
+    cdef int64_t h0[MR]
+    cdef int64_t w0[MR]
+    cdef Pixel o
+    cdef Epilogue e
+    cdef int cols
+    cdef bint inside
+    e.lo = p.lo
+    e.hi = p.hi
+    e.act = p.act
+    e.alpha = p.alpha
+    e.beta = p.beta
+    e.bias = NULL
+    while unit < unit_end:
+        g = unit // (panel_blocks * row_blocks)
+        pb = unit // row_blocks % panel_blocks
+        r = unit % row_blocks * p.block_rows
+        r_end = min(r + p.block_rows, rows)
+        j_end = min((pb + 1) * p.block_panels, panels)
+        unit += 1
+        o.w = r % p.ow
+        o.h = r // p.ow % p.oh
+        o.d = r // (p.ow * p.oh) % p.od
+        o.n = r // (p.ow * p.oh * p.od)
+        tiles = (r_end - r + MR - 1) // MR
+        for k in range(tiles):
+            # Rows are spread evenly, so that no tile is left with one row.
+            mr = (r_end - r + tiles - k - 1) // (tiles - k)
+            r += mr
+            for i in range(mr):
+                d0[i] = o.d * p.stride_d - p.pad_d
+                h0[i] = o.h * p.stride_h - p.pad_h
+                w0[i] = o.w * p.stride_w - p.pad_w
+                base[i] = x + g * p.channels + o.n * p.x_n
+                out[i] = y + g * p.filters + o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w
+                res[i] = NULL
+                if residual != NULL:
+                    res[i] = (residual + g * p.filters + o.n * p.r_n + o.d * p.r_d + o.h * p.r_h
+                              + o.w * p.r_w)
+                next_pixel(p, &o)
+            t = 0
+            for kd in range(p.kd):
+                for kh in range(p.kh):
+                    for kw in range(p.kw):
+                        for i in range(mr):
+                            id_ = d0[i] + kd * p.dilation_d
+                            ih = h0[i] + kh * p.dilation_h
+                            iw = w0[i] + kw * p.dilation_w
+                            inside = (<uint64>id_ < <uint64>p.d and <uint64>ih < <uint64>p.h
+                                      and <uint64>iw < <uint64>p.w)
+                            table[t + i] = zeros
+                            if inside:
+                                table[t + i] = base[i] + id_ * p.x_d + ih * p.x_h + iw * p.x_w
+                        t += MR
+            for j in range(pb * p.block_panels, j_end):
+                for i in range(mr):
+                    out_j[i] = out[i] + j * 2 * VW
+                    res_j[i] = res[i] + j * 2 * VW
+                left = p.filters - j * 2 * VW
+                cols = <int>min(left, 2 * VW)
+                if bias != NULL:
+                    e.bias = bias + (g * panels + j) * 2 * VW
+                tile(<int>mr, table, taps, p.channels, weights + (g * panels + j) * panel_size,
+                     out_j, res_j if residual != NULL else NULL, &e, cols)
+
+
+
+
+
+def pack_conv(**values):
+    """The bytes of ``ConvParams``, from one keyword per field."""
+    cdef ConvParams p = values
+    return (<char*>&p)[:sizeof(ConvParams)]
+
+
+def pack_weights(const float[:, :, ::1] w, float[:, :, :, ::1] out):
+    """Pack filters into panels.
+
+    Args:
+        w: ``[filters][taps][channels]`` of one group.
+        out: ``[ceil(filters / (2*VW))][taps][channels][2*VW]``, zeros beyond the last filter.
+    """
+    cdef Py_ssize_t f, t, c, filters = w.shape[0]
+    with nogil:
+        for f in range(filters):
+            for t in range(w.shape[1]):
+                for c in range(w.shape[2]):
+                    out[f // (2 * VW), t, c, f % (2 * VW)] = w[f, t, c]
+
+
+KERNELS = {"conv": (<uintptr_t>&conv, pack_conv)}
+CONSTANTS = {"VW": VW, "MR": MR, "NR": 2 * VW}

@@ -1,0 +1,135 @@
+/* One vector type for every instruction set, through GCC/Clang vector extensions.
+ *
+ * VW is the number of float32 lanes: 16 with AVX-512, 8 with AVX, 4 with SSE2 and NEON. Loads and
+ * stores are unaligned. v_max(a, b) and v_min(a, b) return b when either operand is NaN on x86, and
+ * NaN when either is NaN on NEON: call them as v_max(limit, x) and a NaN in x is kept everywhere.
+ */
+#ifndef FASTCONV_SIMD_H
+#define FASTCONV_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define VW 16
+#elif defined(__AVX__)
+#define VW 8
+#else
+#define VW 4
+#endif
+
+/* The register tile of the matrix kernels: MR rows by 2 vectors. Rows keep their addresses in
+ * general registers, so AVX-512 stops at 12 although 32 vector registers would hold 14. */
+#if VW == 16
+#define MR 12
+#elif defined(__aarch64__)
+#define MR 8
+#else
+#define MR 6
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+typedef float vf __attribute__((vector_size(4 * VW)));
+typedef int32_t vi __attribute__((vector_size(4 * VW)));
+typedef float vf_u __attribute__((vector_size(4 * VW), aligned(4), may_alias));
+typedef int32_t vi_u __attribute__((vector_size(4 * VW), aligned(4), may_alias));
+
+#define V_INLINE static inline __attribute__((always_inline, unused))
+
+V_INLINE vf v_load(const float *p) { return *(const vf_u *)p; }
+V_INLINE void v_store(float *p, vf a) { *(vf_u *)p = a; }
+V_INLINE vf v_set(float a) { return a - (vf){0}; }
+V_INLINE vf v_zero(void) { return (vf){0}; }
+V_INLINE vf v_add(vf a, vf b) { return a + b; }
+V_INLINE vf v_sub(vf a, vf b) { return a - b; }
+V_INLINE vf v_mul(vf a, vf b) { return a * b; }
+V_INLINE vf v_div(vf a, vf b) { return a / b; }
+V_INLINE vf v_neg(vf a) { return -a; }
+/* a * b + c, fused where the instruction set has it (the compiler contracts it). */
+V_INLINE vf v_fma(vf a, vf b, vf c) { return a * b + c; }
+
+V_INLINE vi v_bits(vf a) { return (vi)a; }
+V_INLINE vf v_from_bits(vi a) { return (vf)a; }
+V_INLINE vi v_iset(int32_t a) { return a - (vi){0}; }
+V_INLINE vi v_iadd(vi a, vi b) { return a + b; }
+V_INLINE vi v_isub(vi a, vi b) { return a - b; }
+V_INLINE vi v_iand(vi a, vi b) { return a & b; }
+V_INLINE vi v_ior(vi a, vi b) { return a | b; }
+V_INLINE vi v_ixor(vi a, vi b) { return a ^ b; }
+V_INLINE vi v_ishl(vi a, int n) { return a << n; }
+V_INLINE vi v_ishr(vi a, int n) { return a >> n; }
+/* Comparisons give all-ones lanes where true, all-zeros where false or NaN. */
+V_INLINE vi v_lt(vf a, vf b) { return (vi)(a < b); }
+V_INLINE vi v_le(vf a, vf b) { return (vi)(a <= b); }
+V_INLINE vi v_gt(vf a, vf b) { return (vi)(a > b); }
+V_INLINE vi v_eq(vf a, vf b) { return (vi)(a == b); }
+V_INLINE vi v_ne(vf a, vf b) { return (vi)(a != b); }
+/* m ? a : b, lane by lane; m must be all ones or all zeros in each lane. */
+V_INLINE vf v_select(vi m, vf a, vf b) { return (vf)(((vi)a & m) | ((vi)b & ~m)); }
+
+/* float <-> int32; conversion to int truncates towards zero (out of range is undefined). */
+V_INLINE vi v_to_int(vf a) { return __builtin_convertvector(a, vi); }
+V_INLINE vf v_to_float(vi a) { return __builtin_convertvector(a, vf); }
+
+#if VW == 16
+V_INLINE vf v_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+V_INLINE vf v_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+V_INLINE vf v_sqrt(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
+V_INLINE vf v_load_n(const float *p, int n) {
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+V_INLINE void v_store_n(float *p, vf a, int n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a);
+}
+#elif VW == 8
+V_INLINE vf v_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+V_INLINE vf v_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+V_INLINE vf v_sqrt(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
+#elif defined(__SSE2__)
+V_INLINE vf v_max(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+V_INLINE vf v_min(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+V_INLINE vf v_sqrt(vf a) { return (vf)_mm_sqrt_ps((__m128)a); }
+#elif defined(__aarch64__)
+V_INLINE vf v_max(vf a, vf b) { return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+V_INLINE vf v_min(vf a, vf b) { return (vf)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+V_INLINE vf v_sqrt(vf a) { return (vf)vsqrtq_f32((float32x4_t)a); }
+#else
+#include <math.h>
+V_INLINE vf v_max(vf a, vf b) { return v_select(v_gt(a, b), a, b); }
+V_INLINE vf v_min(vf a, vf b) { return v_select(v_lt(a, b), a, b); }
+V_INLINE vf v_sqrt(vf a) { for (int i = 0; i < VW; i++) a[i] = sqrtf(a[i]); return a; }
+#endif
+
+#if VW != 16
+/* The first n lanes (0 <= n < VW); the others load as zero and are not stored. */
+V_INLINE vf v_load_n(const float *p, int n) {
+    float t[VW] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load(t);
+}
+V_INLINE void v_store_n(float *p, vf a, int n) {
+    for (int i = 0; i < n; i++) p[i] = a[i];
+}
+#endif
+
+/* Horizontal sum, pairwise: the same order on every run. */
+V_INLINE float v_hsum(vf a) {
+    float t[VW];
+    v_store(t, a);
+    for (int w = VW / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; i++) t[i] += t[i + w];
+    return t[0];
+}
+/* Horizontal maximum; NaN if any lane is NaN. */
+V_INLINE float v_hmax(vf a) {
+    float m = a[0];
+    for (int i = 1; i < VW; i++) m = (a[i] > m || a[i] != a[i]) ? a[i] : m;
+    return m;
+}
+
+#endif

@@ -1,0 +1,6 @@
+"""How each operator becomes steps: one module per family; importing this enters them all."""
+
+from ..lowering import LOWER
+from . import conv, elementwise, matmul, move, norm, pool, reduce, resize
+
+__all__ = ["LOWER", "conv", "elementwise", "matmul", "move", "norm", "pool", "reduce", "resize"]

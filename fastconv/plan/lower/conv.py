@@ -1,0 +1,244 @@
+"""Convolutions: geometry → the ``conv`` kernel's parameters, and weights → packed panels."""
+
+from __future__ import annotations
+
+from math import ceil, gcd, prod
+from typing import Any
+
+import numpy as np
+
+from ... import kernels
+from ...graph import Node
+from ...graph.activation import Activation
+from ...graph.ops.conv import Conv, ConvTranspose
+from ...sizes import checked_size
+from ..lowering import Lowering, aligned_zeros, lowers
+from ..memory import CHANNELS_LAST, Place
+
+INF = float("inf")
+
+#: Packed weights of one group of panels should stay in the second-level cache.
+PANEL_BYTES = 1 << 20
+#: Rows of one unit of work: enough tiles to pay for fetching its weights.
+BLOCK_ROWS = 96
+
+
+def epilogue(act: Activation | None) -> dict[str, Any]:
+    """The epilogue fields of a kernel's parameters for an activation."""
+    if act is None or act.kind == "none":
+        return dict(act=0, lo=-INF, hi=INF, alpha=0.0, beta=0.0)
+    if act.kind == "clip":
+        return dict(act=act.code, lo=act.alpha, hi=act.beta, alpha=act.alpha, beta=act.beta)
+    return dict(act=act.code, lo=-INF, hi=INF, alpha=act.alpha, beta=act.beta)
+
+
+def triple(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+    """Spatial values padded in front to (depth, height, width)."""
+    padded = (fill,) * (3 - len(values)) + tuple(int(v) for v in values)
+    return padded  # type: ignore[return-value]
+
+
+def pixel_strides(place: Place) -> tuple[int, int, int, int]:
+    """Strides in elements of a channels-last place: (image, depth, height, width)."""
+    d, h, w = triple(place.shape[2:], 1)
+    p = place.pixel
+    return d * h * w * p, h * w * p, w * p, p
+
+
+def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
+    """Pack ``[filters][taps][channels]`` into ``[group][panel][taps][channels][NR]``."""
+    nr = kernels.constants(isa)["NR"]
+    filters, taps, channels = w.shape
+    fg = filters // group
+    panels = -(-fg // nr)
+    out = aligned_zeros((group, panels, taps, channels, nr))
+    w = np.ascontiguousarray(w, np.float32)
+    for g in range(group):
+        part = w[g * fg : (g + 1) * fg]
+        full = fg // nr
+        if full:
+            out[g, :full] = (
+                part[: full * nr].reshape(full, nr, taps, channels).transpose(0, 2, 3, 1)
+            )
+        if full < panels:
+            out[g, full, :, :, : fg - full * nr] = part[full * nr :].transpose(1, 2, 0)
+    return out
+
+
+def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
+    """Pack ``[filters]`` into ``[group][panel][NR]`` with zeros beyond the last filter."""
+    nr = kernels.constants(isa)["NR"]
+    fg = bias.size // group
+    panels = -(-fg // nr)
+    out = aligned_zeros((group, panels * nr))
+    out[:, :fg] = bias.reshape(group, fg)
+    return out
+
+
+def blocks(rows: int, panels: int, panel_bytes: int, mr: int) -> tuple[int, int]:
+    """How work is cut: (rows per block, panels per block)."""
+    block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
+    n = max(1, round(rows / BLOCK_ROWS))
+    return max(mr, ceil(rows / n)), block_panels
+
+
+@lowers(Conv)
+def conv(low: Lowering, node: Node) -> Any:
+    op = node.op
+    assert isinstance(op, Conv)
+    xn, wn = node.inputs[0], node.inputs[1]
+    bn = node.inputs[2] if len(node.inputs) > 2 else ""
+    rn = node.inputs[3] if len(node.inputs) > 3 else ""
+    xs, ws = low.shape(xn), low.shape(wn)
+    weight = low.const(wn)
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or weight is None:
+        return False
+    if bn and low.const(bn) is None:
+        return False
+    win = op.window(xs, ws)
+    x = low.place(xn, CHANNELS_LAST, dense=False)
+    r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+    y = low.new(node.outputs[0], CHANNELS_LAST)
+    group, filters, channels = op.group, ws[0] // op.group, ws[1]
+    taps = prod(win.kernel_shape)
+    rank = len(win.kernel_shape)
+    wp = low.packed(
+        ("conv", wn, group),
+        lambda: pack_filters(
+            np.moveaxis(weight, 1, -1).reshape(ws[0], taps, channels), group, low.isa
+        ),
+    )
+    emit(
+        low, x, wp, bias_place(low, bn, group), r, y,
+        kernel=triple(win.kernel_shape, 1), strides=triple(win.strides, 1),
+        dilations=triple(win.dilations, 1), pads=triple(win.pads[:rank], 0),
+        channels=channels, filters=filters, group=group, act=op.activation,
+    )  # fmt: skip
+
+
+def bias_place(low: Lowering, name: str, group: int) -> Place | None:
+    """The packed bias of a convolution, or None."""
+    bias = low.const(name) if name else None
+    if bias is None:
+        return None
+    return low.packed(("bias", name, group), lambda: pack_bias(bias, group, low.isa))
+
+
+def emit(
+    low: Lowering,
+    x: Place,
+    weights: Place,
+    bias: Place | None,
+    residual: Place | None,
+    y: Place,
+    *,
+    kernel: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    dilations: tuple[int, int, int],
+    pads: tuple[int, int, int],
+    channels: int,
+    filters: int,
+    group: int,
+    act: Activation | None,
+    out: tuple[int, int, int] | None = None,
+    y_strides: tuple[int, int, int, int] | None = None,
+    y_0: int = 0,
+) -> None:
+    """Append one ``conv`` step; the last three arguments are for the phases of a transposed one."""
+    taps = prod(kernel)
+    out = out or triple(y.shape[2:], 1)
+    n = x.shape[0]
+    rows = n * prod(out)
+    if rows * filters == 0:
+        return
+    nr, mr = low.vector("NR"), low.vector("MR")
+    panels = -(-filters // nr)
+    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr)
+    if low.threads > 1:
+        # Enough units for every thread to get an even share.
+        while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:
+            block_rows = max(mr, ceil(block_rows / 2))
+    xn, xd, xh, xw = pixel_strides(x)
+    yn, yd, yh, yw = y_strides or pixel_strides(y)
+    rn, rd, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
+    d, h, w = triple(x.shape[2:], 1)
+    params = dict(
+        n=n, d=d, h=h, w=w, x_n=xn, x_d=xd, x_h=xh, x_w=xw,
+        od=out[0], oh=out[1], ow=out[2], y_n=yn, y_d=yd, y_h=yh, y_w=yw, y_0=y_0,
+        r_n=rn, r_d=rd, r_h=rh, r_w=rw, kd=kernel[0], kh=kernel[1], kw=kernel[2],
+        stride_d=strides[0], stride_h=strides[1], stride_w=strides[2],
+        dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
+        pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
+        channels=channels, filters=filters, group=group,
+        block_rows=block_rows, block_panels=block_panels, **epilogue(act),
+    )  # fmt: skip
+    zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
+    macs = rows * filters * group * taps * channels
+    threads = low.threads_for(macs)
+    scratch = low.scratch(checked_size((threads, max(1, taps), mr), 8, "pointer table"))
+    low.step(
+        "conv", params, [x, weights, bias, residual, zeros, scratch, y], macs=macs, threads=threads
+    )
+
+
+@lowers(ConvTranspose)
+def conv_transpose(low: Lowering, node: Node) -> Any:
+    """One convolution of stride 1 for each phase of the output grid (its pixels modulo stride)."""
+    op = node.op
+    assert isinstance(op, ConvTranspose)
+    xn, wn = node.inputs[0], node.inputs[1]
+    bn = node.inputs[2] if len(node.inputs) > 2 else ""
+    xs, ws = low.shape(xn), low.shape(wn)
+    weight = low.const(wn)
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None:
+        return False
+    if bn and low.const(bn) is None:
+        return False
+    win = op.window(xs, ws)
+    rank = len(win.kernel_shape)
+    group, filters, channels = op.group, ws[1], ws[0] // op.group
+    x = low.place(xn, CHANNELS_LAST, dense=False)
+    y = low.new(node.outputs[0], CHANNELS_LAST)
+    bias = bias_place(low, bn, group)
+    yn, *ys = pixel_strides(y)
+    ks, ss = triple(win.kernel_shape, 1), triple(win.strides, 1)
+    ds, ps = triple(win.dilations, 1), triple(win.pads[:rank], 0)
+    size = triple(y.shape[2:], 1)
+    # [group*channels, filters, *k] -> [group*filters, kd, kh, kw, channels]
+    full = weight.reshape(group, channels, filters, *ks)
+    full = np.moveaxis(full, 1, -1).reshape(group * filters, *ks, channels)
+    for phase in np.ndindex(*(min(s, n) for s, n in zip(ss, size, strict=True))):
+        axes = [phase_axis(*a) for a in zip(phase, ks, ss, ds, ps, size, strict=True)]
+        index = [a[0] for a in axes]
+        part = full[(slice(None), *np.ix_(*index))]
+        taps = prod(len(i) for i in index)
+        wp = low.packed(
+            ("conv_transpose", wn, group, tuple(map(tuple, index))),
+            lambda p=part, t=taps: pack_filters(
+                p.reshape(group * filters, t, channels), group, low.isa
+            ),
+        )
+        emit(
+            low, x, wp, bias, None, y,
+            kernel=triple(tuple(len(i) for i in index), 1), strides=(1, 1, 1),
+            dilations=triple(tuple(a[1] for a in axes), 1),
+            pads=triple(tuple(a[2] for a in axes), 0),
+            channels=channels, filters=filters, group=group, act=op.activation,
+            out=triple(tuple(a[3] for a in axes), 1),
+            y_strides=(yn, *(s * t for s, t in zip(ys, ss, strict=True))),  # type: ignore[arg-type]
+            y_0=sum(f * t for f, t in zip(phase, ys, strict=True)),
+        )  # fmt: skip
+
+
+def phase_axis(
+    phase: int, k: int, stride: int, dilation: int, pad: int, size: int
+) -> tuple[list[int], int, int, int]:
+    """One axis of one phase: (taps that reach it, input step per tap, pad, output pixels).
+
+    Output o = phase + stride*i reads input (o + pad - tap*dilation) / stride where that is whole;
+    the taps for which it is are an arithmetic progression, so their inputs are one too.
+    """
+    taps = [t for t in range(k) if (phase + pad - t * dilation) % stride == 0]
+    step = -(dilation // gcd(dilation, stride))
+    first = (phase + pad - taps[0] * dilation) // stride if taps else 0
+    return taps, step, -first, len(range(phase, size, stride))

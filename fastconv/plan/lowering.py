@@ -1,0 +1,345 @@
+"""Turns the nodes of a graph with known shapes into steps: the part that all operators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..graph import Graph, Node, Op, TensorType
+from ..sizes import checked_size
+from .memory import (
+    ABSENT,
+    ARENA,
+    CHANNELS_LAST,
+    CONST,
+    EXTERNAL,
+    FLAT,
+    PLAIN,
+    Arena,
+    Buffer,
+    Place,
+)
+
+F32 = np.dtype(np.float32)
+
+#: Work (multiply-adds, or bytes moved) below which a step stays on one thread: starting a team costs
+#: some microseconds.
+PARALLEL_WORK = 1 << 17
+
+
+@dataclass
+class Step:
+    """One kernel call, or one Python function call, of a plan."""
+
+    kernel: str
+    node: Node | None
+    params: Mapping[str, Any]
+    places: list[Place | None]
+    threads: int = 1
+    macs: int = 0
+    function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
+    n_outputs: int = 1
+
+
+LowerFunction = Callable[["Lowering", Node], Any]
+#: Operator class → the function that emits its steps. It returns False to decline (a dtype or a form
+#: that no kernel handles); the operator's NumPy ``compute`` then runs as a step.
+LOWER: dict[type[Op], LowerFunction] = {}
+
+
+def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
+    """Decorator: this function lowers nodes of these operators."""
+
+    def enter(function: LowerFunction) -> LowerFunction:
+        for cls in classes:
+            LOWER[cls] = function
+        return function
+
+    return enter
+
+
+class PackCache:
+    """Packed weights by key, shared by all plans of a model."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[Hashable, np.ndarray] = {}
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array made for ``key`` before, or ``make()``; C-contiguous."""
+        array = self._arrays.get(key)
+        if array is None:
+            array = self._arrays.setdefault(key, np.ascontiguousarray(make()))
+        return array
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for a in self._arrays.values())
+
+
+def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+    """Zeros that start at a cache line."""
+    dtype = np.dtype(dtype)
+    nbytes = checked_size(shape, dtype.itemsize)
+    raw = np.zeros(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+@dataclass
+class Lowering:
+    """The state of one plan in the making; what a lowering function works with.
+
+    Attributes:
+        graph: the graph.
+        types: the concrete type of every value.
+        known: values computed at plan time.
+        threads: the most threads a step may use.
+    """
+
+    graph: Graph
+    types: Mapping[str, TensorType]
+    known: Mapping[str, np.ndarray]
+    threads: int
+    packs: PackCache
+    isa: str
+    steps: list[Step] = field(default_factory=list)
+    arena: Arena = field(default_factory=Arena)
+    places: dict[tuple[str, str], Place] = field(default_factory=dict)
+    externals: list[str] = field(default_factory=list)
+    outputs: frozenset[str] = frozenset()
+    node: Node | None = None
+    keep: list[np.ndarray] = field(default_factory=list)
+
+    # What a node's inputs and outputs are.
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The concrete logical shape of a value."""
+        shape = self.types[name].shape if name not in self.known else self.known[name].shape
+        return tuple(int(d) for d in shape)  # type: ignore[arg-type, union-attr]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The element type of a value."""
+        if name in self.known:
+            return self.known[name].dtype
+        dtype = self.types[name].dtype
+        assert dtype is not None
+        return dtype
+
+    def const(self, name: str) -> np.ndarray | None:
+        """The array of a value that is known at plan time, else None ("" is None too)."""
+        return self.known.get(name)
+
+    def all_float32(self, *names: str) -> bool:
+        """Whether every named value ("" ignored) is float32."""
+        return all(self.dtype(n) == F32 for n in names if n)
+
+    # Where values live.
+
+    def layout_of(self, name: str) -> str:
+        """The layout in which a value was computed; constants count as plain."""
+        for layout in (CHANNELS_LAST, FLAT, PLAIN):
+            if (name, layout) in self.places:
+                return layout
+        return PLAIN
+
+    def place(self, name: str, layout: str | None = None, dense: bool = True) -> Place:
+        """Where a value lies, converted to ``layout`` first if need be (once per value).
+
+        Args:
+            name: the value.
+            layout: ``PLAIN``, ``CHANNELS_LAST`` or None for whatever it has.
+            dense: whether pixels must follow one another without a gap.
+        """
+        if layout is None:
+            layout = self.layout_of(name)
+        have = self.places.get((name, layout))
+        if have is not None and (have.dense or not dense):
+            return have
+        if have is not None:
+            return self._make_dense(name, have)
+        if name in self.known:
+            place = self._place_constant(self.known[name], layout, name)
+        else:
+            source = self.places[name, self.layout_of(name)]
+            place = self._convert(source, layout)
+        self.places[name, layout] = place
+        return place
+
+    def _place_constant(self, array: np.ndarray, layout: str, name: str) -> Place:
+        if layout == CHANNELS_LAST:
+            make = lambda: np.moveaxis(array, 1, -1)  # noqa: E731
+            packed = self.packs.get((id(array), "nhwc"), make)
+            place = self.constant(packed)
+            return replace(place, shape=array.shape, layout=layout, pixel=array.shape[1])
+        return self.constant(array)
+
+    def _convert(self, source: Place, layout: str) -> Place:
+        """A step that copies ``source`` into another layout, or no step where both are the same."""
+        shape = source.shape
+        if source.layout == FLAT:
+            n, c = shape[0], source.channels
+            s = checked_size(shape) // max(1, n * c)
+        else:
+            n, c = shape[0], shape[1]
+            s = checked_size(shape[2:])
+        pixel = c if layout == CHANNELS_LAST else 0
+        target = Place(source.buffer, source.start, shape, source.dtype, layout, pixel)
+        if source.dense and (s == 1 or c == 1):
+            return target
+        target = replace(target, buffer=self.buffer(target.nbytes), start=0)
+        self.emit_transpose(source, target, n, c, s)
+        return target
+
+    def emit_transpose(self, source: Place, target: Place, n: int, c: int, s: int) -> None:
+        """A step that swaps [n][c][s] (plain) and [n][s][c] (channels-last)."""
+        cols = c if target.layout == CHANNELS_LAST else s
+        rows = s if target.layout == CHANNELS_LAST else c
+        self.step(
+            f"transpose{8 * source.dtype.itemsize}",
+            dict(
+                batch=n,
+                rows=rows,
+                cols=cols,
+                x_batch=s * source.pixel if source.layout == CHANNELS_LAST else c * s,
+                x_col=s if target.layout == CHANNELS_LAST else (source.pixel or c),
+                y_batch=c * s,
+                y_row=cols,
+            ),
+            [source, target],
+            work=n * c * s * source.dtype.itemsize,
+        )
+
+    def _make_dense(self, name: str, place: Place) -> Place:
+        target = replace(place, buffer=self.buffer(place.nbytes), start=0, pixel=place.shape[1])
+        rows = checked_size(place.shape) // place.shape[1]
+        size = place.dtype.itemsize
+        self.step(
+            "copy_rows",
+            dict(
+                rows=rows,
+                bytes=place.shape[1] * size,
+                x_row=place.pixel * size,
+                y_row=place.shape[1] * size,
+            ),
+            [place, target],
+            work=place.nbytes,
+        )
+        self.places[name, place.layout] = target
+        return target
+
+    def new(self, name: str, layout: str = PLAIN, channels: int = 0) -> Place:
+        """Memory for an output of the node in hand, in ``layout`` (dense).
+
+        ``channels`` goes with ``FLAT``; give the input's (``x.channels``) to keep its layout.
+        """
+        shape, dtype = self.shape(name), self.dtype(name)
+        nbytes = checked_size(shape, dtype.itemsize, f"value {name!r}")
+        if layout == PLAIN and name in self.outputs and (name, PLAIN) not in self.places:
+            buffer = self.external(name, nbytes)
+        else:
+            buffer = self.buffer(nbytes)
+        pixel = shape[1] if layout == CHANNELS_LAST else 0
+        place = Place(buffer, 0, shape, dtype, layout, pixel, channels)
+        self.places[name, layout] = place
+        return place
+
+    def alias(self, name: str, place: Place, **changes: Any) -> Place:
+        """Let the output ``name`` share the memory of ``place``; its shape is the output's own."""
+        place = replace(place, shape=self.shape(name), dtype=self.dtype(name), **changes)
+        self.places[name, place.layout] = place
+        return place
+
+    def external(self, name: str, nbytes: int) -> Buffer:
+        """The caller's array for a graph input or output."""
+        self.externals.append(name)
+        return Buffer(EXTERNAL, nbytes, index=len(self.externals) - 1)
+
+    def buffer(self, nbytes: int) -> Buffer:
+        """Arena memory for the steps from now to the last that uses it."""
+        b = Buffer(ARENA, nbytes)
+        self.arena.buffers.append(b)
+        return b
+
+    def scratch(self, nbytes: int) -> Place:
+        """Arena memory for the next step alone."""
+        return Place(self.buffer(nbytes), 0, (nbytes,), np.dtype(np.uint8))
+
+    def constant(self, array: np.ndarray) -> Place:
+        """A constant array as a place; kept alive by the plan."""
+        array = np.ascontiguousarray(array)
+        self.keep.append(array)
+        return Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
+
+    def packed(self, key: Hashable, make: Callable[[], np.ndarray]) -> Place:
+        """A constant made once per model from weights: ``make()`` runs when ``key`` is new."""
+        return self.constant(self.packs.get((self.isa, key), make))
+
+    # What is to be done.
+
+    def step(
+        self,
+        kernel: str,
+        params: Mapping[str, Any],
+        places: list[Place | None],
+        work: int = 0,
+        macs: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """Append a kernel call; the last place is its output.
+
+        Args:
+            kernel: name in the kernel table.
+            params: the fields of its parameter struct.
+            places: its buffers in the kernel's order; None is absent.
+            work: bytes moved or multiply-adds, whichever is larger: decides whether it is worth
+                several threads.
+            macs: multiply-adds, for profiles.
+            threads: overrides the decision.
+        """
+        if threads is None:
+            threads = self.threads_for(max(work, macs))
+        self._touch(places)
+        self.steps.append(Step(kernel, self.node, params, places, threads, macs))
+
+    def threads_for(self, work: int) -> int:
+        """How many threads a step with this much work gets."""
+        return self.threads if work >= PARALLEL_WORK else 1
+
+    def python_step(
+        self,
+        name: str,
+        function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]],
+        inputs: list[Place | None],
+        outputs: list[Place | None],
+    ) -> None:
+        """Append a call of a Python function on NumPy views of plain, dense places."""
+        places = [*inputs, *outputs]
+        self._touch(places)
+        self.steps.append(Step(name, self.node, {}, places, 1, 0, function, n_outputs=len(outputs)))
+
+    def _touch(self, places: list[Place | None]) -> None:
+        for p in places:
+            if p is not None:
+                p.buffer.touch(len(self.steps))
+
+    def vector(self, name: str) -> int:
+        """Sizes of the kernel build in use: ``VW``, ``MR``, ``NR``."""
+        return kernels.constants(self.isa)[name]
+
+
+def reference(place: Place | None) -> tuple[int, int]:
+    """How the executor names a place: ``(kind, value)``."""
+    if place is None:
+        return ABSENT, 0
+    b = place.buffer
+    if b.kind == ARENA:
+        return ARENA, b.offset + place.start
+    if b.kind == CONST:
+        assert b.array is not None
+        return CONST, b.array.ctypes.data + place.start
+    assert place.start == 0
+    return EXTERNAL, b.index

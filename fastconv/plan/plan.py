@@ -1,0 +1,223 @@
+"""Graph + concrete input types → Plan: steps for the executor, cut where shapes depend on data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..errors import FastconvError, ModelError, ShapeError
+from ..graph import Graph, Node, SymbolicError, TensorType
+from .lower import LOWER
+from .lowering import Lowering, PackCache, Step, reference
+from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+
+
+@dataclass
+class Plan:
+    """Everything one set of input shapes needs.
+
+    Attributes:
+        steps: kernel and Python calls in order, with their places.
+        entries: what ``Program`` takes for each step, apart from Python functions.
+        arena_size: bytes of activations.
+        externals: names of the arrays the caller passes, in order (inputs, then outputs).
+        types: concrete type of every value that was planned.
+        known: graph outputs (or values the rest needs) that were computed at plan time.
+        eager: nodes to run next, in Python, because their output shape depends on data.
+        rest: the graph of everything after them, or None.
+        keep: constants that the steps point into.
+    """
+
+    steps: list[Step]
+    entries: list[tuple[int, bytes, list[tuple[int, int]], int]]
+    arena_size: int
+    externals: list[str]
+    results: list[str]
+    types: dict[str, TensorType]
+    known: dict[str, np.ndarray]
+    eager: list[Node]
+    rest: Graph | None
+    keep: list[Any]
+    threads: int
+
+
+def annotate(node: Node, error: FastconvError, types: list[TensorType | None]) -> FastconvError:
+    """The same error with the node, its operator and its input shapes in front."""
+    shapes = ", ".join("-" if t is None else str(t) for t in types)
+    return type(error)(f"{node}: {error} (inputs: {shapes})")
+
+
+def make_plan(
+    graph: Graph,
+    inputs: Mapping[str, TensorType],
+    threads: int,
+    packs: PackCache,
+    memory_limit: int | None = None,
+    isa: str | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Plan:
+    """Plan a graph for concrete input types.
+
+    Raises:
+        ShapeError: shapes do not fit together; names the node, the operator and the shapes.
+        MemoryLimitError: the activations would pass ``memory_limit`` bytes.
+    """
+    types: dict[str, TensorType] = dict(inputs)
+    known: dict[str, np.ndarray] = dict(graph.consts)
+    ready, late = _resolve(graph, types, known)
+    eager, rest = _cut(graph, late)
+    wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
+    results = [w for w in wanted if w in types and w not in known and w not in inputs]
+    low = Lowering(
+        graph, types, known, threads, packs, isa or kernels.chosen_isa(), outputs=frozenset(results)
+    )
+    for name in inputs:
+        t = inputs[name]
+        assert t.dtype is not None and t.shape is not None
+        shape = tuple(int(d) for d in t.shape)  # type: ignore[arg-type]
+        place = Place(low.external(name, 0), 0, shape, t.dtype)
+        low.places[name, PLAIN] = place
+    for node in _live(ready, results):
+        low.node = node
+        lower = LOWER.get(type(node.op))
+        if lower is None or lower(low, node) is False:
+            _python(low, node)
+    low.node = None
+    for name in results:
+        _deliver(low, name)
+    size = low.arena.layout(memory_limit)
+    table = kernels.table(low.isa)
+    entries = []
+    for s in low.steps:
+        if s.function is None:
+            k = table[s.kernel]
+            entry = (k.address, k.pack(**s.params), [reference(p) for p in s.places], s.threads)
+        else:
+            entry = (0, b"", [], 1)
+        entries.append(entry)
+    return Plan(
+        low.steps, entries, size, low.externals, results, types,
+        {w: known[w] for w in wanted if w in known}, eager, rest, low.keep, threads,
+    )  # fmt: skip
+
+
+def _resolve(
+    graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray]
+) -> tuple[list[Node], list[Node]]:
+    """Infer every node's types, compute what is known; returns (ready, late) nodes.
+
+    Late nodes are those whose output shapes depend on data, and all that follows from them.
+    """
+    ready: list[Node] = []
+    late: list[Node] = []
+    for node in graph.nodes:
+        if any(i and i not in known and i not in types for i in node.inputs):
+            late.append(node)
+            continue
+        ins = [None if not i else value_type(i, types, known) for i in node.inputs]
+        values = [known.get(i) if i else None for i in node.inputs]
+        try:
+            folded = node.op.fold(ins, values)
+            if folded is None and all(v is not None or not i for v, i in zip(values, node.inputs)):
+                if node.op.deterministic and node.inputs:
+                    folded = node.op.compute(values)
+            if folded is not None:
+                for name, array in zip(node.outputs, folded, strict=False):
+                    if name:
+                        known[name] = array
+                continue
+            outs = node.op.infer(ins, values)
+        except SymbolicError:
+            late.append(node)
+            continue
+        except FastconvError as e:
+            raise annotate(node, e, ins) from None
+        except (ValueError, IndexError, TypeError, OverflowError) as e:
+            raise annotate(node, ShapeError(str(e)), ins) from e
+        if all(t.static for t, name in zip(outs, node.outputs) if name):
+            for name, t in zip(node.outputs, outs, strict=False):
+                if name:
+                    types[name] = t
+            ready.append(node)
+        else:
+            late.append(node)
+    return ready, late
+
+
+def value_type(
+    name: str, types: Mapping[str, TensorType], known: Mapping[str, np.ndarray]
+) -> TensorType:
+    """A value's type, from its array when it is known."""
+    if name in known:
+        return TensorType(known[name].dtype, known[name].shape)
+    return types[name]
+
+
+def _cut(graph: Graph, late: list[Node]) -> tuple[list[Node], Graph | None]:
+    """Split late nodes into those that can run now, in Python, and the graph of the rest."""
+    if not late:
+        return [], None
+    pending = {o for n in late for o in n.outputs if o}
+    eager = [n for n in late if not any(i in pending for i in n.inputs)]
+    ids = {id(n) for n in eager}
+    nodes = [n for n in late if id(n) not in ids]
+    if not nodes:
+        return eager, None
+    made = {o for n in nodes for o in n.outputs}
+    ins = dict.fromkeys(i for n in nodes for i in n.inputs if i and i not in made)
+    consts = {i: graph.consts[i] for i in ins if i in graph.consts}
+    outputs = [o for o in graph.outputs if o in made]
+    return eager, Graph(graph.name, nodes, [i for i in ins if i not in consts], outputs, consts, {})
+
+
+def _needed(eager: list[Node], rest: Graph | None) -> list[str]:
+    """Values that what comes after the steps reads."""
+    made = {o for n in eager for o in n.outputs}
+    names = [i for n in eager for i in n.inputs if i]
+    if rest is not None:
+        names += [i for i in rest.inputs if i not in made]
+    return names
+
+
+def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
+    wanted = set(roots)
+    kept = []
+    for node in reversed(nodes):
+        if any(o in wanted for o in node.outputs):
+            wanted.update(i for i in node.inputs if i)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _python(low: Lowering, node: Node) -> None:
+    """A step that runs the operator's NumPy form."""
+    ins = [low.place(i, PLAIN) if i else None for i in node.inputs]
+    outs = [low.new(o, PLAIN) if o else None for o in node.outputs]
+    low.python_step(f"numpy:{node.op.label}", node.op.compute, ins, outs)
+
+
+def _deliver(low: Lowering, name: str) -> None:
+    """See to it that a result ends up in the caller's array, in plain layout."""
+    have = low.places.get((name, PLAIN))
+    if have is not None and have.buffer.index >= 0 and low.externals[have.buffer.index] == name:
+        return
+    source = have or low.places[name, low.layout_of(name)]
+    shape, dtype = low.shape(name), low.dtype(name)
+    target = Place(low.external(name, source.nbytes), 0, shape, dtype)
+    n = shape[0] if shape else 1
+    if source.layout == CHANNELS_LAST:
+        c = shape[1]
+        low.emit_transpose(source, target, n, c, source.size // max(1, n * c))
+    elif source.layout == FLAT:
+        c = source.channels
+        low.emit_transpose(source, target, n, c, source.size // max(1, n * c))
+    else:
+        row = dict(rows=1, bytes=source.nbytes, x_row=source.nbytes, y_row=source.nbytes)
+        low.step("copy_rows", row, [source, target], work=source.nbytes)
+
+
+__all__ = ["ModelError", "Plan", "annotate", "make_plan"]

@@ -1,0 +1,29 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+class Program:
+    n_steps: int
+    arena_size: int
+    max_threads: int
+    def __init__(
+        self,
+        steps: list[
+            tuple[
+                int, bytes, list[tuple[int, int]], int, Callable[[Context, list[Any]], None] | None
+            ]
+        ],
+        arena_size: int,
+        keep: object,
+        max_threads: int,
+    ) -> None: ...
+
+class Context:
+    program: Program
+    arena: Any
+    views: dict[Any, Any]
+    def __init__(self, program: Program) -> None: ...
+    def address(self, offset: int) -> int: ...
+    def offset_in_map(self, offset: int) -> int: ...
+    def run(self, externals: list[Any], times: np.ndarray | None = None) -> None: ...

@@ -1,0 +1,139 @@
+"""Builds the extension modules: every kernel family once per instruction set.
+
+Each kernel source ``fastconv/kernels/<family>.pyx`` becomes ``fastconv.kernels.<isa>.<family>`` for
+every instruction set of the target machine, from a copy of the source in the build folder, so that
+each has its own module name and object file. The rest is compiled once. Without OpenMP in the
+compiler the build says so and makes a single-threaded engine. ``FASTCONV_BUILD_ISAS`` (comma
+separated) restricts the instruction sets while developing.
+"""
+
+import multiprocessing
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).resolve().parent
+KERNELS = "fastconv/kernels"
+GENERATED = pathlib.Path("build") / "cython"
+#: One translation unit each, for every instruction set.
+FAMILIES = sorted(p.stem for p in (ROOT / KERNELS).glob("[a-z]*.pyx"))
+#: Compiled once, for the lowest instruction set.
+PLAIN = ["fastconv/kernels/_cpu.pyx", "fastconv/runtime/executor.pyx"]
+ISAS = {
+    "x86_64": {
+        "base": ["-march=x86-64"],
+        "v3": ["-march=x86-64-v3"],
+        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    },
+    "aarch64": {"base": ["-march=armv8-a"]},
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
+CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition", "-g0"]
+KERNEL_FLAGS = ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
+
+
+def machine_isas() -> dict[str, list[str]]:
+    machine = platform.machine().lower()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    isas = ISAS.get(machine, {"base": []})
+    wanted = os.environ.get("FASTCONV_BUILD_ISAS")
+    if wanted:
+        isas = {k: v for k, v in isas.items() if k in wanted.split(",")}
+    return isas
+
+
+def copy_if_changed(src: pathlib.Path, dst: pathlib.Path) -> None:
+    """Copy unless the same text is there already, so that make-style time stamps stay useful."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    if not dst.exists() or dst.read_bytes() != src.read_bytes():
+        shutil.copyfile(src, dst)
+
+
+def extensions() -> list[Extension]:
+    depends = [str(p) for p in (ROOT / KERNELS).glob("*.h")] + [
+        str(p) for p in (ROOT / KERNELS).glob("*.pxd")
+    ]
+    depends = [os.path.relpath(p, ROOT) for p in depends]
+    common = {"include_dirs": [KERNELS], "depends": depends}
+    result = []
+    for isa, flags in machine_isas().items():
+        for family in FAMILIES:
+            source = GENERATED / KERNELS / isa / f"{family}.pyx"
+            copy_if_changed(ROOT / KERNELS / f"{family}.pyx", ROOT / source)
+            name = f"fastconv.kernels.{isa}.{family}"
+            result.append(
+                Extension(
+                    name,
+                    [source.as_posix()],
+                    extra_compile_args=CFLAGS + KERNEL_FLAGS + flags,
+                    **common,
+                )
+            )
+    for path in PLAIN:
+        name = path.removesuffix(".pyx").replace("/", ".")
+        result.append(Extension(name, [path], extra_compile_args=list(CFLAGS), **common))
+    return result
+
+
+class BuildExt(build_ext):
+    """Adds OpenMP where the compiler has it, and compiles on every core."""
+
+    def build_extensions(self) -> None:
+        flags = self.openmp_flags()
+        for ext in self.extensions:
+            ext.extra_compile_args = ext.extra_compile_args + flags
+            ext.extra_link_args = [*flags, "-Wl,-s"] if sys.platform != "darwin" else flags
+        self.parallel = self.parallel or multiprocessing.cpu_count()
+        super().build_extensions()
+
+    def openmp_flags(self) -> list[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            test = pathlib.Path(folder, "omp.c")
+            test.write_text("#include <omp.h>\nint main(void){return omp_get_max_threads() < 1;}\n")
+            compiler = self.compiler.compiler_so[0]
+            command = [compiler, "-fopenmp", str(test), "-o", str(test.with_suffix(""))]
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                print("fastconv: this C compiler has no OpenMP; building a single-threaded engine")
+                return []
+        return ["-fopenmp"]
+
+
+def modules() -> list[Extension]:
+    (ROOT / GENERATED).mkdir(parents=True, exist_ok=True)
+    return cythonize(
+        extensions(),
+        nthreads=multiprocessing.cpu_count() if sys.platform == "linux" else 0,
+        compiler_directives=DIRECTIVES,
+        include_path=["."],
+        build_dir="build/c",
+        quiet=True,
+    )
+
+
+packages = [
+    str(p.parent.relative_to(ROOT)).replace(os.sep, ".")
+    for p in sorted((ROOT / "fastconv").rglob("__init__.py"))
+]
+setup(
+    ext_modules=modules(),
+    cmdclass={"build_ext": BuildExt},
+    packages=packages,
+    package_data={"fastconv": ["py.typed"], "": ["*.pyi"]},
+)

@@ -1,0 +1,82 @@
+"""Convolution and transposed convolution against their NumPy twins."""
+
+import numpy as np
+import pytest
+from harness import check_op
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastconv.graph.ops.conv import Conv, ConvTranspose
+
+
+def arrays(rng, *shapes):
+    return [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+
+@st.composite
+def convolutions(draw):
+    rank = draw(st.integers(1, 3))
+    group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    channels, filters = draw(st.integers(1, 9)), draw(st.integers(1, 37))
+    kernel = [draw(st.integers(1, 3 if rank == 3 else 5)) for _ in range(rank)]
+    dilations = [draw(st.integers(1, 3)) for _ in range(rank)]
+    strides = [draw(st.integers(1, 3)) for _ in range(rank)]
+    pads = [draw(st.integers(0, 3)) for _ in range(2 * rank)]
+    least = [max(1, (k - 1) * d + 1) for k, d in zip(kernel, dilations)]
+    size = [draw(st.integers(n, n + (4 if rank == 3 else 12))) for n in least]
+    auto = draw(st.sampled_from(["NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    n = draw(st.integers(1, 2))
+    op = Conv(
+        auto_pad=auto, dilations=tuple(dilations), group=group, strides=tuple(strides),
+        pads=tuple(pads) if auto == "NOTSET" else None,
+    )  # fmt: skip
+    x, w = (n, channels * group, *size), (filters * group, channels, *kernel)
+    return op, x, w, draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions())
+def test_any_convolution_matches_its_twin(case):
+    op, x, w, bias, seed = case
+    rng = np.random.default_rng(seed)
+    xs = arrays(rng, x, w) + (arrays(rng, w[:1]) if bias else [])
+    check_op(op, xs, consts=[1, 2][: len(xs) - 1])
+
+
+@st.composite
+def transposed(draw):
+    rank = draw(st.integers(1, 3))
+    group = draw(st.sampled_from([1, 1, 2]))
+    channels, filters = draw(st.integers(1, 5)), draw(st.integers(1, 20))
+    kernel = [draw(st.integers(1, 4)) for _ in range(rank)]
+    dilations = [draw(st.integers(1, 3)) for _ in range(rank)]
+    strides = [draw(st.integers(1, 4)) for _ in range(rank)]
+    extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(strides, dilations)]
+    size = [draw(st.integers(1, 6)) for _ in range(rank)]
+    full = [
+        (n - 1) * s + (k - 1) * d + 1 + e
+        for n, s, k, d, e in zip(size, strides, kernel, dilations, extra)
+    ]
+    pads = [draw(st.integers(0, (f - 1) // 2)) for f in full] * 2
+    op = ConvTranspose(
+        dilations=tuple(dilations), group=group, strides=tuple(strides),
+        output_padding=tuple(extra), pads=tuple(pads),
+    )  # fmt: skip
+    x, w = (2, channels * group, *size), (channels * group, filters, *kernel)
+    return op, x, w, draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(transposed())
+def test_any_transposed_convolution_matches_its_twin(case):
+    op, x, w, bias, seed = case
+    rng = np.random.default_rng(seed)
+    xs = arrays(rng, x, w) + (arrays(rng, (w[1] * op.group,)) if bias else [])
+    check_op(op, xs, consts=[1, 2][: len(xs) - 1])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 49])
+@pytest.mark.parametrize("filters", [1, 15, 16, 17, 31, 32, 33, 65])
+def test_every_tile_edge_of_a_pointwise_convolution(rows, filters):
+    rng = np.random.default_rng(rows * 100 + filters)
+    check_op(Conv(), arrays(rng, (1, 7, rows, 1), (filters, 7, 1, 1)), consts=[1])
