@@ -130,8 +130,8 @@ class ValueDef:
 class Attr:
     """A node attribute (``AttributeProto``) with its value as a Python value.
 
-    ``value`` by ``type``: FLOAT float; INT int; STRING str (bytes when not UTF-8); TENSOR TensorDef;
-    GRAPH GraphDef; SPARSE_TENSOR SparseTensorDef; TYPE_PROTO ValueDef without a name; the plural
+    ``value`` by ``type``: FLOAT float; INT int; STRING str (bytes when not UTF-8); TENSOR
+    TensorDef; GRAPH GraphDef; SPARSE_TENSOR SparseTensorDef; TYPE_PROTO ValueDef without a name; the plural
     types lists of these. ``value`` is None when ``ref_attr_name`` is set (inside a function).
     """
 
@@ -174,7 +174,7 @@ class GraphDef:
 class FunctionDef:
     """A model-local function (``FunctionProto``).
 
-    ``attributes`` names the attributes without a default; ``attribute_protos`` holds those with one.
+    ``attributes`` names the attributes without a default, ``attribute_protos`` has the others.
     """
 
     domain: str = ""

@@ -156,9 +156,7 @@ def packed_varints(buf: Buffer, pos: int, end: int) -> np.ndarray:
         which = np.flatnonzero(extra >= k)
         bits = raw[first[which] + k]
         if k == 9 and (bits > 1).any():
-            raise WireError(
-                int(pos + first[which[(bits > 1).argmax()]]), "varint exceeds 64 bits"
-            )
+            raise WireError(int(pos + first[which[(bits > 1).argmax()]]), "varint exceeds 64 bits")
         out[which] |= (bits & 0x7F).astype(np.uint64) << np.uint64(7 * k)
     return out
 
@@ -216,9 +214,7 @@ def repeated_fixed(buf: Buffer, entries: list[Field], dtype: np.dtype) -> np.nda
     """
     for _, a, b in entries:
         if (b - a) % dtype.itemsize:
-            raise WireError(
-                a, f"packed run of {b - a} bytes is not a multiple of {dtype.itemsize}"
-            )
+            raise WireError(a, f"packed run of {b - a} bytes is not a multiple of {dtype.itemsize}")
     if len(entries) == 1:
         _, a, b = entries[0]
         if a == b:
