@@ -131,8 +131,8 @@ class Attr:
     """A node attribute (``AttributeProto``) with its value as a Python value.
 
     ``value`` by ``type``: FLOAT float; INT int; STRING str (bytes when not UTF-8); TENSOR
-    TensorDef; GRAPH GraphDef; SPARSE_TENSOR SparseTensorDef; TYPE_PROTO ValueDef without a name; the plural
-    types lists of these. ``value`` is None when ``ref_attr_name`` is set (inside a function).
+    TensorDef; GRAPH GraphDef; SPARSE_TENSOR SparseTensorDef; TYPE_PROTO ValueDef without a name;
+    the plural types lists of these. It is None when ``ref_attr_name`` is set (in a function).
     """
 
     name: str

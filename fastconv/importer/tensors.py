@@ -107,7 +107,7 @@ def numpy_dtype(data_type: int, what: str = "tensor") -> np.dtype:
 def _float_table(data_type: int) -> np.ndarray:
     """The float32 value of every code of a small float type, as an array indexed by code."""
     if data_type == 24:  # E8M0: a power of two, no sign, no zero
-        values = np.ldexp(np.float32(1), np.arange(256, dtype=np.int32) - 127)
+        values = np.ldexp(1.0, np.arange(256, dtype=np.int32) - 127)
         values[255] = np.nan
         return values.astype(np.float32)
     ebits, mbits, bias, special = _SMALL_FLOATS[data_type]
