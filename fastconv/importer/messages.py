@@ -13,6 +13,7 @@ Tags are written ``number << 3 | wire type``, as on the wire: 0 varint, 1 64-bit
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from .wire import (
 #: Graphs inside graphs, and types inside types, may nest this deep.
 MAX_DEPTH = 64
 
+_read_float = struct.Struct("<f").unpack_from
 _F32 = np.dtype("<f4")
 _F64 = np.dtype("<f8")
 
@@ -277,7 +279,7 @@ class MessageReader:
                 shape: list[Field] | None = None
                 for tag, a, b in inner:
                     if tag == (1 << 3 | 0):
-                        out.elem_type = to_int32(a)
+                        out.elem_type = to_int32(a) or None
                     elif tag == (2 << 3 | 2):
                         shape = [] if shape is None else shape
                         shape += scan(self.buf, a, b)
@@ -363,11 +365,15 @@ class MessageReader:
         if kind == 2:
             return to_int64(entries[-1][1])
         if kind == 7:
-            if len(entries) == 1 and entries[0][0] & 7 == 2:
-                return packed_ints(buf, entries[0][1], entries[0][2])
-            return repeated_varints(buf, entries).tolist()
+            ints: list[int] = []
+            for tag, a, b in entries:
+                if tag & 7 == 0:
+                    ints.append(to_int64(a))
+                else:
+                    ints += packed_ints(buf, a, b)
+            return ints
         if kind == 1:
-            return repeated_fixed(buf, entries[-1:], _F32).item()
+            return _read_float(buf, entries[-1][1])[0]
         if kind == 6:
             return repeated_fixed(buf, entries, _F32).tolist()
         if kind == 3:
