@@ -130,7 +130,7 @@ def test_truncation_at_every_offset_is_a_model_error_or_a_shorter_valid_model():
     assert failed > 0.9 * len(SMALL)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.data())
 def test_flipped_bytes_never_escape_as_another_exception(data):
     blob = bytearray(SMALL)
@@ -141,11 +141,11 @@ def test_flipped_bytes_never_escape_as_another_exception(data):
 
 def test_every_byte_set_to_awkward_values():
     for at in range(len(SMALL)):
-        for value in (0x00, 0x7F, 0x80, 0xFF, SMALL[at] ^ 1, SMALL[at] ^ 0x80):
+        for value in (0x00, 0x7F, 0xFF, SMALL[at] ^ 0x81):
             read_everything(SMALL[:at] + bytes([value]) + SMALL[at + 1 :])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes(data):
     read_everything(data)
@@ -154,7 +154,7 @@ def test_arbitrary_bytes(data):
     read_everything(model_of(field(1, data)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(SMALL)), st.integers(0, len(SMALL)), st.binary(max_size=12))
 def test_spliced_and_inserted_bytes(a, b, extra):
     read_everything(SMALL[:a] + extra + SMALL[b:])
@@ -484,25 +484,26 @@ def test_a_hostile_sparse_shape_allocates_nothing():
         field(11, b""),  # empty inputs
         field(13, field(2, field(1, field(2, field(1, b"") * 50)))),
         field(1, NODE + field(1, b"") * 100),
-        field(5, field(8, b"%d") + field(1, 1) * 100),
-        field(5, field(8, b"%d") + field(7, b"\x01" * 100)),
-        field(5, field(8, b"%d") + field(7, b"\x01") * 100),
-        field(5, field(8, b"%d") + field(7, b"\xff" * 9 + b"\x01")),
+        field(5, field(8, b"@@@@") + field(1, 1) * 100),
+        field(5, field(8, b"@@@@") + field(7, b"\x01" * 100)),
+        field(5, field(8, b"@@@@") + field(7, b"\x01") * 100),
+        field(5, field(8, b"@@@@") + field(7, b"\xff" * 9 + b"\x01")),
         field(500, b""),
     ],
 )
 def test_memory_grows_only_in_proportion_to_the_file(unit):
-    """The worst is about 200 bytes of Python objects for each byte of a file of tiny messages."""
-    graph = b"".join(unit.replace(b"%d", b"%02x" % (i % 256)) for i in range(200_000 // len(unit)))
-    data = model_of(graph)
+    """The worst is about 110 bytes of Python objects for each byte of a file of tiny messages."""
+    units = range(60_000 // len(unit))
+    data = model_of(b"".join(unit.replace(b"@@@@", b"%04x" % i) for i in units))
 
     def work():
-        try:
+        if unit == field(1, b""):
+            with pytest.raises(ModelError, match="op_type"):
+                proto.parse_model(data)
+        else:
             proto.parse_model(data)
-        except ModelError:
-            pass
 
-    assert peak_of(work) < 250 * len(data)
+    assert peak_of(work) < 150 * len(data)
 
 
 def test_scanning_never_reads_past_its_message():

@@ -2,7 +2,7 @@
 
 The names follow ``onnx.proto`` (IR version 14). Two things are normalised while reading: the
 domain ``"ai.onnx"`` is written ``""`` (the ONNX specification calls them the same), and attribute
-values are Python values.
+values are Python values. The structures compare by identity, as arrays have no plain equality.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ATTRIBUTE_TYPES: dict[int, str] = {
 Kind = Literal["tensor", "sequence", "optional", "map", "sparse_tensor", "opaque"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TensorDef:
     """A stored tensor (``TensorProto``): its shape, its logical type and where its data lie.
 
@@ -95,7 +95,7 @@ class TensorDef:
         return DATA_TYPES.get(self.data_type, f"type {self.data_type}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SparseTensorDef:
     """A sparse tensor in coordinate form (``SparseTensorProto``); its name is ``values.name``."""
 
@@ -109,7 +109,7 @@ class SparseTensorDef:
         return self.values.name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ValueDef:
     """A named value with its type (``ValueInfoProto``).
 
@@ -126,7 +126,7 @@ class ValueDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attr:
     """A node attribute (``AttributeProto``) with its value as a Python value.
 
@@ -142,7 +142,7 @@ class Attr:
     doc_string: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class NodeDef:
     """One operator of a graph (``NodeProto``); an input named ``""`` is an omitted optional one."""
 
@@ -156,7 +156,7 @@ class NodeDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class GraphDef:
     """A graph or subgraph (``GraphProto``), its nodes in file order."""
 
@@ -170,7 +170,7 @@ class GraphDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FunctionDef:
     """A model-local function (``FunctionProto``).
 
@@ -190,7 +190,7 @@ class FunctionDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     """A whole model (``ModelProto``).
 
