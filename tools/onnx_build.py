@@ -51,9 +51,9 @@ class GraphWriter:
         x: str,
         weight: np.ndarray,
         bias: np.ndarray,
-        stride: int,
-        pad: int,
-        group=1,
+        stride: int = 1,
+        pad: int = 0,
+        group: int = 1,
     ) -> str:
         """Add Conv: ``weight`` is [M, C/group, kH, kW], ``bias`` is [M]; square stride and pad."""
         return self.op(
