@@ -29,9 +29,8 @@ from zoo_names import IMAGENET_MOBILENET, RANDOM, TRAINED
 
 TOOLS = Path(__file__).resolve().parent
 TORCH = "2.13.0"
-ZOO_WHEELS = [
-    name for name in WHEELS if name != "scikit-image"
-]  # that one only make_images.py reads
+# The photographs of scikit-image are bundled; only make_images.py reads that wheel.
+ZOO_WHEELS = [name for name in WHEELS if name != "scikit-image"]
 
 
 def environment_python(folder: Path) -> Path:
