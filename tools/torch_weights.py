@@ -82,11 +82,14 @@ def load_tensors(path: str | Path) -> dict[str, np.ndarray]:
         pickle.UnpicklingError: the file names something other than tensors and dictionaries.
     """
     with open(path, "rb") as file:
-        if zipfile.is_zipfile(file):
-            tree, storages = _read_zip(file)
-        else:
-            file.seek(0)
-            tree, storages = _read_legacy(file)
+        try:
+            if zipfile.is_zipfile(file):
+                tree, storages = _read_zip(file)
+            else:
+                file.seek(0)
+                tree, storages = _read_legacy(file)
+        except (EOFError, struct.error) as error:
+            raise ValueError(f"{path}: not a PyTorch checkpoint, or cut short") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: holds a {type(tree).__name__}, not a dictionary of tensors")
     return {k: _resolve(v, storages) for k, v in tree.items() if isinstance(v, _Tensor)}
