@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from .. import knobs
@@ -19,7 +19,17 @@ from ..errors import OptionError
 from ._cpu import call, cpu_isas, has_openmp
 
 #: The kernel families, each one source file compiled per instruction set.
-FAMILIES = ("conv", "elementwise", "move")
+FAMILIES = (
+    "conv",
+    "depthwise",
+    "elementwise",
+    "matmul",
+    "move",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+)
 
 #: Instruction sets from lowest to highest.
 ISAS = ("base", "v3", "v4")
@@ -33,20 +43,20 @@ class Kernel(NamedTuple):
     pack: Callable[..., bytes]
 
 
-@lru_cache(maxsize=None)
+@cache
 def built_isas() -> tuple[str, ...]:
     """The instruction sets that this installation holds kernels for, lowest first."""
     return tuple(i for i in ISAS if importlib.util.find_spec(f"{__name__}.{i}.{FAMILIES[0]}"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def runnable_isas() -> tuple[str, ...]:
     """The instruction sets that are both built and run by this CPU, lowest first."""
     cpu = cpu_isas()
     return tuple(i for i in built_isas() if i in cpu)
 
 
-@lru_cache(maxsize=None)
+@cache
 def chosen_isa() -> str:
     """The instruction set in use: the highest runnable one, or what ``FASTCONV_ISA`` asks for.
 
@@ -64,7 +74,7 @@ def chosen_isa() -> str:
     return wanted
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
     isa = isa or chosen_isa()
@@ -76,7 +86,7 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def constants(isa: str | None = None) -> Mapping[str, int]:
     """Compile-time sizes of one build: ``VW`` (float lanes) and ``MR`` (rows of the GEMM tile)."""
     isa = isa or chosen_isa()

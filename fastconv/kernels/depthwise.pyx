@@ -1,0 +1,3 @@
+"""The depthwise kernels."""
+
+KERNELS = {}

@@ -1,0 +1,3 @@
+"""The matmul kernels."""
+
+KERNELS = {}

@@ -1,0 +1,3 @@
+"""The norm kernels."""
+
+KERNELS = {}

@@ -1,0 +1,3 @@
+"""The reduce kernels."""
+
+KERNELS = {}

@@ -1,0 +1,3 @@
+"""The resize kernels."""
+
+KERNELS = {}
