@@ -36,7 +36,6 @@ IMAGE_SUFFIXES = frozenset(
     (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm")
     + (".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp")
 )
-)
 
 #: Pillow formats that start another program, or are stubs without a decoder of their own.
 _REFUSED_FORMATS = frozenset(

@@ -100,8 +100,9 @@ def resolve(
     """Settle every preprocessing field for one model.
 
     Args:
-        flags: fields of ``Preprocess`` given by the user, plus "preset". A key that is present
-            counts, even with the value None (resize=None means: do not resize).
+        flags: fields of ``Preprocess`` given by the user, plus "preset". None means "not
+            given", except that the keys resize and crop, if present, count: resize=None means do
+            not resize.
         metadata: the model's ``metadata_props``; pass ``{}`` to ignore them.
         input_shape: four dimensions; ints are fixed, anything else is dynamic.
         input_dtype: NumPy name of the model input's dtype.
@@ -177,12 +178,10 @@ def _match_channel_order(layers: list[Layer], merged: Layer) -> None:
 def _flag_layers(flags: Mapping[str, Any]) -> tuple[Layer, Layer]:
     layer: Layer = {}
     for name, value in flags.items():
-        if name != "preset":
+        if name != "preset" and (value is not None or name in ("resize", "crop")):
             layer[name] = (check_field(name, value), "flag")
     if flags.get("resize") is not None and flags.get("crop_pct") is not None:
         raise OptionError("resize and crop_pct: give one of the two, both set the resize")
-    if layer.get("crop_pct", (None,))[0] is None:
-        layer.pop("crop_pct", None)
     preset = flags.get("preset")
     if preset is None:
         return layer, {}
