@@ -33,8 +33,8 @@ MAX_STREAM_BYTES = 1 << 30
 
 #: Suffixes that ``expand_paths`` takes from a directory, lower case.
 IMAGE_SUFFIXES = frozenset(
-    (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm")
-    + (".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp")
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"}
 )
 
 #: Pillow formats that start another program, or are stubs without a decoder of their own.
@@ -119,7 +119,8 @@ def decode(
         mode: "RGB" for (H, W, 3) or "L" for (H, W, 1).
         background: RGB bytes shown through transparent pixels.
         max_pixels: width × height limit, checked from the header before pixels are decoded.
-            Pillow's own limit (twice ``PIL.Image.MAX_IMAGE_PIXELS``) applies as well.
+            Pillow's own limit, from ``PIL.Image.MAX_IMAGE_PIXELS``, applies as well: to go beyond
+            the default, raise that too.
 
     Returns:
         A C-contiguous, writable uint8 array.
@@ -259,7 +260,8 @@ def _check_pixels(name: str, size: tuple[int, int], max_pixels: int) -> None:
     checked_size((height, width, 4), 1, f"image {name}")
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: {width}×{height} = {width * height} pixels exceeds the limit of {max_pixels}"
+            f"{name}: image too large: {width}×{height} = {width * height} pixels, "
+            f"more than the limit of {max_pixels} (max_pixels)"
         )
 
 

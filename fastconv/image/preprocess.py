@@ -454,12 +454,13 @@ def apply_with_info(img: np.ndarray, pre: Preprocess) -> tuple[np.ndarray, Lette
     height, width = info.output_size
     if pre.layout == "NCHW":
         out = np.empty((1, pre.channels, height, width), dtype=pre.dtype)
-        for c in channels:
-            out[0, c] = table[c][pixels[:, :, source[c]]]
+        planes = out[0]
     else:
         out = np.empty((1, height, width, pre.channels), dtype=pre.dtype)
-        for c in channels:
-            out[0, :, :, c] = table[c][pixels[:, :, source[c]]]
+        planes = out[0].transpose(2, 0, 1)
+    for c in channels:
+        # A byte is always a valid index; "clip" only spares NumPy a buffer.
+        table[c].take(pixels[:, :, source[c]], out=planes[c], mode="clip")
     return out, info
 
 

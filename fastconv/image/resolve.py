@@ -153,8 +153,11 @@ def resolve(
             merged.setdefault(name, (getattr(_DEFAULTS, name), "default"))
 
     sources = {name: source for name, (_, source) in merged.items()}
+    if merged["dtype"][0] != dtype:
+        given, source = merged["dtype"]
+        raise _error(source)(f"dtype={given} ({source}) is not the model input's dtype {dtype}")
     pre = _build(merged, sources)
-    _check_fits(pre, sources, channels, dims, dtype)
+    _check_fits(pre, sources, channels, dims)
     return Resolved(pre, sources, _notices(pre, sources, default, bool(asked)))
 
 
@@ -370,17 +373,11 @@ def _build(merged: Layer, sources: dict[str, str]) -> Preprocess:
         raise _error(source)(f"{exc} ({source})") from exc
 
 
-def _check_fits(
-    pre: Preprocess, sources: dict[str, str], channels: int | None, dims: Dims, dtype: str
-) -> None:
+def _check_fits(pre: Preprocess, sources: dict[str, str], channels: int | None, dims: Dims) -> None:
     if channels is not None and channels != pre.channels:
         raise _error(sources["color"])(
             f"color={pre.color} ({sources['color']}) gives {pre.channels} channels, "
             f"but the model's input takes {channels}"
-        )
-    if pre.dtype != dtype:
-        raise _error(sources["dtype"])(
-            f"dtype={pre.dtype} ({sources['dtype']}) is not the model input's dtype {dtype}"
         )
     size = pre.output_size
     if size is None:
