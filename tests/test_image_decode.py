@@ -241,15 +241,16 @@ def test_every_kind_of_source_gives_the_same_array(tmp_path, kind):
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.fromarray(pixels)))
     data = path.read_bytes()
-    source = {
-        "str": str(path),
-        "path": path,
-        "bytes": data,
-        "memoryview": memoryview(data),
-        "stream": io.BytesIO(data),
-        "file": path.open("rb"),
-    }[kind]
-    np.testing.assert_array_equal(decode(source), pixels)
+    with path.open("rb") as file:
+        source = {
+            "str": str(path),
+            "path": path,
+            "bytes": data,
+            "memoryview": memoryview(data),
+            "stream": io.BytesIO(data),
+            "file": file,
+        }[kind]
+        np.testing.assert_array_equal(decode(source), pixels)
 
 
 def bad_path(tmp_path, kind: str) -> str:

@@ -151,6 +151,11 @@ def test_hostile_preprocess_metadata_names_the_key(text, problem):
     assert "ignore the model's metadata" in str(info.value)
 
 
+def test_null_crop_pct_counts_as_left_out():
+    got = resolve({}, {"fastconv.preprocess": '{"crop_pct": null, "crop": 99}'}, SHAPE)
+    assert (got.pre.crop, got.pre.resize) == (99, 113)
+
+
 @pytest.mark.parametrize(
     ("metadata", "key"),
     [

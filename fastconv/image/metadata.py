@@ -98,6 +98,8 @@ def fastconv_layer(metadata: Mapping[str, str]) -> Layer:
         if name not in FIELDS:
             raise _bad(KEY_PREPROCESS, f"unknown field {name[:40]!r}; known: {', '.join(FIELDS)}")
         layer[name] = (_field(KEY_PREPROCESS, name, value), f"metadata {KEY_PREPROCESS}")
+    if config.get("crop_pct") is None:
+        layer.pop("crop_pct", None)
     if config.get("resize") is not None and config.get("crop_pct") is not None:
         raise _bad(KEY_PREPROCESS, "has both resize and crop_pct")
     return layer
