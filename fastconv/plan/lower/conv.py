@@ -11,6 +11,7 @@ from ... import kernels
 from ...graph import Node
 from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
+from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, Place
@@ -21,6 +22,8 @@ INF = float("inf")
 PANEL_BYTES = 1 << 20
 #: Rows of one unit of work: enough tiles to pay for fetching its weights.
 BLOCK_ROWS = 96
+#: With at most this many input channels, kernel rows are merged into one tap each.
+STAGE_CHANNELS = 8
 
 
 def epilogue(act: Activation | None) -> dict[str, Any]:
@@ -96,24 +99,63 @@ def conv(low: Lowering, node: Node) -> Any:
     if bn and low.const(bn) is None:
         return False
     win = op.window(xs, ws)
-    x = low.place(xn, CHANNELS_LAST, dense=False)
+    few = suits_stage(xs, op.group, win)
+    x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
     taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
+    kernel, pads = triple(win.kernel_shape, 1), triple(win.pads[:rank], 0)
+    if few:
+        channels, taps = channels * kernel[2], taps // kernel[2]
+        kernel, pads = (*kernel[:2], 1), (0, 0, 0)
     wp = low.packed(
-        ("conv", wn, group),
+        ("conv", wn, group, taps),
         lambda: pack_filters(
             np.moveaxis(weight, 1, -1).reshape(ws[0], taps, channels), group, low.isa
         ),
     )
     emit(
         low, x, wp, bias_place(low, bn, group), r, y,
-        kernel=triple(win.kernel_shape, 1), strides=triple(win.strides, 1),
-        dilations=triple(win.dilations, 1), pads=triple(win.pads[:rank], 0),
+        kernel=kernel, strides=triple(win.strides, 1),
+        dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, act=op.activation,
     )  # fmt: skip
+
+
+def suits_stage(x: tuple[int, ...], group: int, win: Window) -> bool:
+    """Whether a convolution has so few channels that a zero-bordered copy of its input pays."""
+    return (
+        len(x) in (3, 4)
+        and group == 1
+        and x[1] <= STAGE_CHANNELS
+        and win.kernel_shape[-1] > 1
+        and win.dilations[-1] == 1
+    )
+
+
+def stage(low: Lowering, name: str, win: Window) -> Place:
+    """The step that makes the zero-bordered copy; returns it as a channels-last place."""
+    x = low.place(name)
+    n, c = x.shape[:2]
+    _, h, w = triple(x.shape[2:], 1)
+    rank = len(win.kernel_shape)
+    (_, top, left), (_, bottom, right) = triple(win.pads[:rank], 0), triple(win.pads[rank:], 0)
+    shape = (n, c, h + top + bottom, w + left + right)
+    y = low.buffer(checked_size(shape, 4, "padded input"))
+    x_n, x_c, x_h, x_w = c * h * w, h * w, w, 1
+    if x.layout == CHANNELS_LAST:
+        x_n, x_c, x_h, x_w = h * w * x.pixel, 1, w * x.pixel, x.pixel
+    place = Place(y, 0, shape, x.dtype, CHANNELS_LAST, c)
+    low.step(
+        "stage",
+        dict(n=n, h=h, w=w, channels=c, x_n=x_n, x_c=x_c, x_h=x_h, x_w=x_w,
+             out_h=shape[2], out_w=shape[3], pad_h=top, pad_w=left),
+        [x, place],
+        work=2 * place.nbytes,
+    )  # fmt: skip
+    return place
 
 
 def bias_place(low: Lowering, name: str, group: int) -> Place | None:
