@@ -23,6 +23,7 @@ from .memory import (
     Buffer,
     Place,
 )
+from .slices import Slice
 
 F32 = np.dtype(np.float32)
 
@@ -111,6 +112,8 @@ class Lowering:
     places: dict[tuple[str, str], Place] = field(default_factory=dict)
     externals: list[str] = field(default_factory=list)
     outputs: frozenset[str] = frozenset()
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    roots: dict[str, Buffer] = field(default_factory=dict)
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
 
@@ -231,11 +234,17 @@ class Lowering:
         self.places[name, place.layout] = target
         return target
 
-    def new(self, name: str, layout: str = PLAIN, channels: int = 0) -> Place:
-        """Memory for an output of the node in hand, in ``layout`` (dense).
+    def new(
+        self, name: str, layout: str = PLAIN, channels: int = 0, strided: bool = False
+    ) -> Place:
+        """Memory for an output of the node in hand, in ``layout``; dense unless ``strided``.
 
         ``channels`` goes with ``FLAT``; give the input's (``x.channels``) to keep its layout.
+        A kernel that writes pixels ``place.pixel`` apart says ``strided=True``: its output may then
+        be part of a wider value (a Concat's), and no copy is needed there.
         """
+        if strided and layout == CHANNELS_LAST and name in self.slices:
+            return self.slice_place(name)
         shape, dtype = self.shape(name), self.dtype(name)
         nbytes = checked_size(shape, dtype.itemsize, f"value {name!r}")
         if layout == PLAIN and name in self.outputs and (name, PLAIN) not in self.places:
@@ -245,6 +254,19 @@ class Lowering:
         pixel = shape[1] if layout == CHANNELS_LAST else 0
         place = Place(buffer, 0, shape, dtype, layout, pixel, channels)
         self.places[name, layout] = place
+        return place
+
+    def slice_place(self, name: str) -> Place:
+        """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on."""
+        root, channel = self.slices[name]
+        whole = self.shape(root)
+        if root not in self.roots:
+            self.roots[root] = self.buffer(checked_size(whole, 4, f"value {root!r}"))
+        start = 4 * channel
+        place = Place(
+            self.roots[root], start, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1]
+        )
+        self.places[name, CHANNELS_LAST] = place
         return place
 
     def alias(self, name: str, place: Place, **changes: Any) -> Place:

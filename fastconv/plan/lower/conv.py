@@ -102,7 +102,7 @@ def conv(low: Lowering, node: Node) -> Any:
     few = suits_stage(xs, op.group, win)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
-    y = low.new(node.outputs[0], CHANNELS_LAST)
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
     taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
@@ -241,7 +241,7 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     rank = len(win.kernel_shape)
     group, filters, channels = op.group, ws[1], ws[0] // op.group
     x = low.place(xn, CHANNELS_LAST, dense=False)
-    y = low.new(node.outputs[0], CHANNELS_LAST)
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     bias = bias_place(low, bn, group)
     yn, *ys = pixel_strides(y)
     ks, ss = triple(win.kernel_shape, 1), triple(win.strides, 1)

@@ -101,11 +101,8 @@ def product(
     macs = batch * m * n * k
     threads = low.threads_for(macs)
     block_rows, block_panels = blocks(m, -(-n // nr), k * nr * 4, mr)
-    ones = {f: 1 for f in ("n", "d", "h", "od", "oh", "kd", "kh", "kw",
-                           "stride_d", "stride_h", "stride_w",
-                           "dilation_d", "dilation_h", "dilation_w")}  # fmt: skip
-    none = {f: 0 for f in ("x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h",
-                           "r_w", "r_g", "pad_d", "pad_h", "pad_w")}  # fmt: skip
+    ones = dict.fromkeys(("n", "d", "h", "od", "oh", "kd", "kh", "kw", "stride_d", "stride_h", "stride_w", "dilation_d", "dilation_h", "dilation_w"), 1)  # fmt: skip
+    none = dict.fromkeys(("x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h", "r_w", "r_g", "pad_d", "pad_h", "pad_w"), 0)  # fmt: skip
     params = dict(
         **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch,
         x_g=m * k if x_batch is None else x_batch, y_g=m * n,
