@@ -106,7 +106,9 @@ def test_functions_that_double_at_every_level_are_refused_before_memory_runs_out
         text = f'<opset_import: ["" : 17, "my" : 1], domain: "my"> f{k} (x) => (y) {{ {body} }}'
         functions.append(parser.parse_function(text))
     node = helper.make_node("f39", ["x"], ["y"], domain="my")
-    m = model([node], [("x", [1])], ["y"], functions=functions, extra=[helper.make_opsetid("my", 1)])
+    m = model(
+        [node], [("x", [1])], ["y"], functions=functions, extra=[helper.make_opsetid("my", 1)]
+    )
     import fastconv.importer.build as build
 
     old, build.MAX_NODES = build.MAX_NODES, 10_000

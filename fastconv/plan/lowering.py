@@ -174,9 +174,7 @@ class Lowering:
 
     def _place_constant(self, array: np.ndarray, layout: str, name: str) -> Place:
         if layout == CHANNELS_LAST:
-            make = lambda: np.moveaxis(array, 1, -1)  # noqa: E731
-            packed = self.packs.get((id(array), "nhwc"), make)
-            place = self.constant(packed)
+            place = self.packed(("channels last", name), lambda: np.moveaxis(array, 1, -1))
             return replace(place, shape=array.shape, layout=layout, pixel=array.shape[1])
         return self.constant(array)
 
@@ -263,9 +261,7 @@ class Lowering:
         if root not in self.roots:
             self.roots[root] = self.buffer(checked_size(whole, 4, f"value {root!r}"))
         start = 4 * channel
-        place = Place(
-            self.roots[root], start, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1]
-        )
+        place = Place(self.roots[root], start, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1])
         self.places[name, CHANNELS_LAST] = place
         return place
 
@@ -296,9 +292,16 @@ class Lowering:
         self.keep.append(array)
         return Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
 
-    def packed(self, key: Hashable, make: Callable[[], np.ndarray]) -> Place:
-        """A constant made once per model from weights: ``make()`` runs when ``key`` is new."""
-        return self.constant(self.packs.get((self.isa, key), make))
+    def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
+        """A constant made once per model from weights: ``make()`` runs when ``key`` is new.
+
+        Names of values in ``key`` say what it is made of: a value that was computed for this plan's
+        shapes alone is packed for this plan alone.
+        """
+        own = self.known.keys() - self.graph.consts.keys()
+        if any(isinstance(k, str) and k in own for k in key):
+            return self.constant(make())
+        return self.constant(self.packs.get((self.isa, *key), make))
 
     # What is to be done.
 

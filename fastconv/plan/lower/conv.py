@@ -14,7 +14,7 @@ from ...graph.ops.conv import Conv, ConvTranspose
 from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
-from ..memory import CHANNELS_LAST, Place
+from ..memory import CHANNELS_LAST, PLAIN, Place
 
 INF = float("inf")
 
@@ -94,12 +94,10 @@ def conv(low: Lowering, node: Node) -> Any:
     rn = node.inputs[3] if len(node.inputs) > 3 else ""
     xs, ws = low.shape(xn), low.shape(wn)
     weight = low.const(wn)
-    if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or weight is None:
-        return False
-    if bn and low.const(bn) is None:
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or 0 in (*xs, *ws):
         return False
     win = op.window(xs, ws)
-    few = suits_stage(xs, op.group, win)
+    few = weight is not None and suits_stage(xs, op.group, win)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
@@ -110,12 +108,20 @@ def conv(low: Lowering, node: Node) -> Any:
     if few:
         channels, taps = channels * kernel[2], taps // kernel[2]
         kernel, pads = (*kernel[:2], 1), (0, 0, 0)
-    wp = low.packed(
-        ("conv", wn, group, taps),
-        lambda: pack_filters(
-            np.moveaxis(weight, 1, -1).reshape(ws[0], taps, channels), group, low.isa
-        ),
-    )
+    if weight is None:
+        # Weights that are computed: tap t, channel c of filter f lies at f*C*taps + c*taps + t.
+        per = ws[1] * prod(win.kernel_shape)
+        wp = pack_at_run_time(
+            low, low.place(wn, PLAIN), group, taps, channels, filters, filters * per, 1, taps, per
+        )
+    else:
+        w: np.ndarray = weight
+        wp = low.packed(
+            ("conv", wn, group, taps),
+            lambda: pack_filters(
+                np.moveaxis(w, 1, -1).reshape(ws[0], taps, channels), group, low.isa
+            ),
+        )
     emit(
         low, x, wp, bias_place(low, bn, group), r, y,
         kernel=kernel, strides=triple(win.strides, 1),
@@ -160,10 +166,30 @@ def stage(low: Lowering, name: str, win: Window) -> Place:
 
 def bias_place(low: Lowering, name: str, group: int) -> Place | None:
     """The packed bias of a convolution, or None."""
-    bias = low.const(name) if name else None
-    if bias is None:
+    if not name:
         return None
+    bias = low.const(name)
+    if bias is None:
+        filters = low.shape(name)[0] // group
+        return pack_at_run_time(low, low.place(name, PLAIN), group, 1, 1, filters, filters, 0, 0, 1)
     return low.packed(("bias", name, group), lambda: pack_bias(bias, group, low.isa))
+
+
+def pack_at_run_time(
+    low: Lowering, b: Place, batch: int, taps: int, k: int, n: int,
+    b_batch: int, b_tap: int, b_k: int, b_n: int,
+) -> Place:  # fmt: skip
+    """A step that packs computed weights into panels; strides in elements, see ``pack_b``."""
+    nr = low.vector("NR")
+    nbytes = checked_size((batch, -(-n // nr), taps, k, nr), 4, "packed weights")
+    target = low.scratch(nbytes)
+    low.step(
+        "pack_b",
+        dict(batch=batch, taps=taps, k=k, n=n, b_batch=b_batch, b_tap=b_tap, b_k=b_k, b_n=b_n),
+        [b, target],
+        work=nbytes,
+    )
+    return target
 
 
 def emit(
@@ -233,9 +259,7 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     bn = node.inputs[2] if len(node.inputs) > 2 else ""
     xs, ws = low.shape(xn), low.shape(wn)
     weight = low.const(wn)
-    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None:
-        return False
-    if bn and low.const(bn) is None:
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None or 0 in (*xs, *ws):
         return False
     win = op.window(xs, ws)
     rank = len(win.kernel_shape)
