@@ -4,7 +4,8 @@ A strip of up to 8 neighbouring output pixels of one vector of channels is held 
 3, 5 and 7 taps per row (undilated) each input vector is loaded once per kernel row and added to
 every output of the strip that it reaches; other shapes load it once per tap. Columns outside the
 input are skipped by a bit mask per strip, rows outside it by a clamped range, so there is no padded
-copy. Strips go down the image, so the rows they share stay in the first-level cache.
+copy. Strips go down the image, so the rows they share stay in the first-level cache,
+and each asks for the rows that the next one adds.
 
 Each output element is summed in the order (kernel row, kernel column), whatever its strip is.
 """
@@ -14,6 +15,10 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
+
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 
 cdef enum:
@@ -54,6 +59,7 @@ cdef struct Strip:
     Py_ssize_t x_w, tap, r_w, y_w
     Py_ssize_t c, c_end         # channels
     Py_ssize_t kw, x_tap, x_step
+    Py_ssize_t ahead            # input rows that the next strip down adds
     const int32_t* mask         # valid columns (one entry), or valid pixels per kernel column
     int pixels
     float lo, hi
@@ -110,7 +116,8 @@ cdef inline void strip_body(const int P, const int K, const int S, const Strip* 
     cdef Py_ssize_t c = s.c, r, xw = s.x_w, tap = s.tap
     cdef const float* x
     cdef const float* wr
-    cdef int i
+    cdef const float* xp
+    cdef int i, j
     cdef int m = s.mask[0]
     while True:
         b = v_zero()
@@ -120,6 +127,11 @@ cdef inline void strip_body(const int P, const int K, const int S, const Strip* 
             acc[i] = b
         x = s.x + c
         wr = s.w + c
+        for r in range(s.rows, s.rows + s.ahead):
+            xp = x + r * s.x_row
+            for j in range((P - 1) * S + K):
+                prefetch(xp)
+                xp += xw
         for r in range(s.rows):
             w[0] = v_load(wr)
             w[1] = v_load(wr + tap)
@@ -299,6 +311,7 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.kw = p.kw
     s.x_tap = p.dilation_w * p.x_w
     s.x_step = p.stride_w * p.x_w
+    s.ahead = min(p.stride_h, p.kh) if p.dilation_h == 1 else 0
     s.lo = p.lo
     s.hi = p.hi
     while unit < end:

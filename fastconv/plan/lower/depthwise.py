@@ -124,9 +124,13 @@ def blocks(
         pixels = min(strips * STRIP, ow)
         return kh * ((pixels - 1) * stride + extent) * width * 4
 
+    # Wide windows share many columns with the strip beside them: better two strips of few channels.
+    least = (2 if extent >= 6 * stride else 4) * vw
     width = max(vw, channels // vw * vw)
-    while width > 4 * vw and rows_bytes(1, width) > CACHE_BYTES:
-        width = max(4 * vw, -(-width // (2 * vw)) * vw)
+    while width > least and rows_bytes(1, width) > CACHE_BYTES:
+        width = max(least, -(-width // (2 * vw)) * vw)
+    if extent >= 6 * stride:
+        width = min(width, least)
     strips = 1
     while strips < min(tiles, MAX_TILES) and rows_bytes(strips + 1, width) <= CACHE_BYTES:
         strips += 1
