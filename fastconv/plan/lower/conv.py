@@ -15,6 +15,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
+from . import depthwise
 
 INF = float("inf")
 
@@ -102,6 +103,8 @@ def conv(low: Lowering, node: Node) -> Any:
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
+    if weight is not None and depthwise.suits(win, channels, filters, group):
+        return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
     taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
     kernel, pads = triple(win.kernel_shape, 1), triple(win.pads[:rank], 0)
