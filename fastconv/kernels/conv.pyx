@@ -32,6 +32,8 @@ cdef struct ConvParams:
     int64_t pad_d, pad_h, pad_w
     # Channels per group, and the number of groups.
     int64_t channels, filters, group
+    # From one group to the next, in floats.
+    int64_t x_g, y_g, r_g
     # Work is cut into blocks of rows × groups of weight panels.
     int64_t block_rows, block_panels
     int32_t act
@@ -113,11 +115,11 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                 d0[i] = o.d * p.stride_d - p.pad_d
                 h0[i] = o.h * p.stride_h - p.pad_h
                 w0[i] = o.w * p.stride_w - p.pad_w
-                base[i] = x + g * p.channels + o.n * p.x_n
-                out[i] = y + g * p.filters + o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w
+                base[i] = x + g * p.x_g + o.n * p.x_n
+                out[i] = y + g * p.y_g + o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w
                 res[i] = NULL
                 if residual != NULL:
-                    res[i] = (residual + g * p.filters + o.n * p.r_n + o.d * p.r_d + o.h * p.r_h
+                    res[i] = (residual + g * p.r_g + o.n * p.r_n + o.d * p.r_d + o.h * p.r_h
                               + o.w * p.r_w)
                 next_pixel(p, &o)
             t = 0

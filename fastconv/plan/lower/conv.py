@@ -170,6 +170,7 @@ def emit(
         dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
         pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
         channels=channels, filters=filters, group=group,
+        x_g=channels, y_g=filters, r_g=filters,
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
