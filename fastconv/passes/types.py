@@ -18,7 +18,41 @@ BOUNDED = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
 #: Operators that slide a window: they keep dtype, rank and batch even if sizes are unknown.
 WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 #: Operators whose output has the dtype of their first input.
-SAME_DTYPE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Slice", "Pad", "Gather", "Concat", "Resize", "Upsample", "DepthToSpace", "SpaceToDepth", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "MatMul", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Pow", "Softmax", "LogSoftmax", "Split"})
+SAME_DTYPE = frozenset(
+    {
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Expand",
+        "Tile",
+        "Slice",
+        "Pad",
+        "Gather",
+        "Concat",
+        "Resize",
+        "Upsample",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "MatMul",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Softmax",
+        "LogSoftmax",
+        "Split",
+    }
+)
 
 
 def same_dim(a: Dim, b: Dim) -> bool:
