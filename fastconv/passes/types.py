@@ -173,7 +173,7 @@ def _folded(graph: Graph, node: Node) -> list[np.ndarray] | None:
         found = node.op.fold(types, values)
         if found is not None:
             return found if len(found) >= len(node.outputs) else None
-        if not any(node.inputs) or not node.op.deterministic:
+        if not node.op.deterministic:
             return None
         if any(v is None and i for v, i in zip(values, node.inputs, strict=True)):
             return None
