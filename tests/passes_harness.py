@@ -1,4 +1,4 @@
-"""Builds small graphs, runs them node by node in NumPy, and compares them before and after passes."""
+"""Builds small graphs, runs them node by node in NumPy, compares them before and after passes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv.graph import REGISTRY, Graph, Node, Sym, TensorType
 from fastconv.graph import ops as _ops  # noqa: F401
+
 try:
     import _standins  # noqa
 except ImportError:

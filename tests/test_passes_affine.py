@@ -137,7 +137,7 @@ def test_a_negative_variance_stays():
 
 def test_batch_normalization_in_training_mode_stays():
     b = Build()
-    y = norm(b, b("Conv", b.input(2, 2, 4, 4), b.random(3, 2, 3, 3)), 3, training_mode=1)
+    y = norm(b, b("Conv", b.input("N", 2, 4, 4), b.random(3, 2, 3, 3)), 3, training_mode=1)
     new = optimize(b.done(y))
     assert kinds(new) == {"Conv": 1, "BatchNormalization": 1}
 
