@@ -103,7 +103,8 @@ def conv(low: Lowering, node: Node) -> Any:
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
-    if weight is not None and depthwise.suits(win, channels, filters, group):
+    fixed = weight is not None and (not bn or low.const(bn) is not None)
+    if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
     taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
