@@ -100,8 +100,8 @@ class Prepared:
         index = {name: i for i, name in enumerate(plan.externals)}
         results = set(plan.results)
         self.inputs = [(i, name) for name, i in index.items() if name not in results]
-        self.outputs = [
-            (index[name], name, tuple(plan.types[name].shape or ()), plan.types[name].dtype)
+        self.outputs: list[tuple[int, str, Any, Any]] = [
+            (index[name], name, plan.types[name].shape, plan.types[name].dtype)
             for name in plan.results
         ]
         #: Whether the results are all of the graph's outputs, with nothing left to do.
