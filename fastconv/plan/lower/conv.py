@@ -14,6 +14,7 @@ from ...graph.ops.conv import Conv, ConvTranspose
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, Place
+from . import depthwise
 
 INF = float("inf")
 
@@ -100,6 +101,8 @@ def conv(low: Lowering, node: Node) -> Any:
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
+    if depthwise.suits(win, channels, filters, group):
+        return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
     taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
     wp = low.packed(
