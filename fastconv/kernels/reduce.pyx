@@ -1,3 +1,408 @@
-"""The reduce kernels."""
+"""Reductions of [outer][count][inner] over count, and the index of the largest or smallest element.
 
-KERNELS = {}
+Every output element is computed in one fixed order: sums go through partial sums of ``BLOCK`` terms.
+"""
+
+from libc.math cimport INFINITY, isinf, log
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.simd cimport *
+
+cdef enum:
+    # How elements are combined.
+    ADD = 0
+    ADD_ABS = 1
+    ADD_SQUARE = 2
+    ADD_EXP = 3
+    MULTIPLY = 4
+    MAXIMUM = 5
+    MINIMUM = 6
+    # What is done with the result.
+    AS_IS = 0
+    DIVIDE = 1
+    ROOT = 2
+    LOG = 3
+    LOG_SHIFT = 4
+    BLOCK = 64
+
+
+cdef struct ReduceParams:
+    int64_t outer, count, inner
+    # Strides of x in floats; inner elements are adjacent. y is dense, [outer][inner].
+    int64_t x_outer, x_count
+    int32_t combine, last
+
+
+cdef inline vf _exp(vf x) noexcept nogil:
+    """e**x within 2 units in the last place, denormal results included; NaN stays NaN.
+
+    Range reduction and polynomial of Moshier's Cephes library (expf).
+    """
+    cdef vf t, n, r, p
+    cdef vi k, h
+    x = v_min(v_set(89.0), v_max(v_set(-104.0), x))
+    t = v_fma(x, v_set(1.44269504088896341), v_set(12582912.0))
+    k = v_isub(v_bits(t), v_iset(0x4B400000))
+    n = v_sub(t, v_set(12582912.0))
+    r = v_fma(n, v_set(-0.693359375), x)
+    r = v_fma(n, v_set(2.12194440e-4), r)
+    p = v_fma(v_set(1.9875691500e-4), r, v_set(1.3981999507e-3))
+    p = v_fma(p, r, v_set(8.3334519073e-3))
+    p = v_fma(p, r, v_set(4.1665795894e-2))
+    p = v_fma(p, r, v_set(1.6666665459e-1))
+    p = v_fma(p, r, v_set(5.0000001201e-1))
+    p = v_add(v_fma(v_mul(p, r), r, r), v_set(1.0))
+    h = v_ishr(k, 1)
+    p = v_mul(p, v_from_bits(v_ishl(v_iadd(h, v_iset(127)), 23)))
+    return v_mul(p, v_from_bits(v_ishl(v_iadd(v_isub(k, h), v_iset(127)), 23)))
+
+
+cdef inline vf load(const float* p, int n) noexcept nogil:
+    if n == VW:
+        return v_load(p)
+    return v_load_n(p, n)
+
+
+cdef inline vf start_value(const int how) noexcept nogil:
+    """The neutral element."""
+    if how == MULTIPLY:
+        return v_set(1.0)
+    if how == MAXIMUM:
+        return v_set(-INFINITY)
+    if how == MINIMUM:
+        return v_set(INFINITY)
+    return v_zero()
+
+
+cdef inline vf term(const int how, vf a, vf shift) noexcept nogil:
+    if how == ADD_ABS:
+        return v_from_bits(v_iand(v_bits(a), v_iset(0x7FFFFFFF)))
+    if how == ADD_SQUARE:
+        return v_mul(a, a)
+    if how == ADD_EXP:
+        return _exp(v_sub(a, shift))
+    return a
+
+
+cdef inline vf join(const int how, vf acc, vf a) noexcept nogil:
+    """acc combined with a; a NaN in either stays."""
+    if how == MULTIPLY:
+        return v_mul(acc, a)
+    if how == MAXIMUM:
+        return v_select(v_ne(a, a), a, v_max(a, acc))
+    if how == MINIMUM:
+        return v_select(v_ne(a, a), a, v_min(a, acc))
+    return v_add(acc, a)
+
+
+cdef inline vf finite_or_zero(vf m) noexcept nogil:
+    """The maximum to subtract before exponentials: none where it is infinite."""
+    return v_select(v_lt(v_from_bits(v_iand(v_bits(m), v_iset(0x7FFFFFFF))), v_set(INFINITY)),
+                    m, v_zero())
+
+
+cdef inline float finish(int last, float a, float shift, int64_t count) noexcept nogil:
+    cdef float t[VW]
+    if last == DIVIDE:
+        return a / <float>count
+    if last == ROOT:
+        v_store(t, v_sqrt(v_set(a)))
+        return t[0]
+    if last == LOG:
+        return <float>log(a)
+    if last == LOG_SHIFT:
+        return <float>(log(a) + shift)
+    return a
+
+
+cdef inline void columns(
+    const int how, const int nv, const ReduceParams* p, const float* x, float* y, int n
+) noexcept nogil:
+    """``nv`` vectors of adjacent columns (with ``nv`` 1: the first ``n`` lanes of one)."""
+    cdef vf total[4]
+    cdef vf part[4]
+    cdef vf shift[4]
+    cdef float t[VW]
+    cdef float s[VW]
+    cdef int64_t i = 0, end
+    cdef int k, lane
+    for k in range(nv):
+        total[k] = start_value(how)
+        shift[k] = v_zero()
+    if how == ADD_EXP:
+        for k in range(nv):
+            shift[k] = v_set(-INFINITY)
+        for i in range(p.count):
+            for k in range(nv):
+                shift[k] = v_max(load(x + i * p.x_count + k * VW, n), shift[k])
+        for k in range(nv):
+            shift[k] = finite_or_zero(shift[k])
+    i = 0
+    while i < p.count:
+        end = min(i + BLOCK, p.count)
+        for k in range(nv):
+            part[k] = start_value(how)
+        while i < end:
+            for k in range(nv):
+                part[k] = join(how, part[k], term(how, load(x + i * p.x_count + k * VW, n),
+                                                  shift[k]))
+            i += 1
+        for k in range(nv):
+            total[k] = join(how, total[k], part[k])
+    for k in range(nv):
+        if p.last == DIVIDE:
+            total[k] = v_div(total[k], v_set(<float>p.count))
+        elif p.last != AS_IS:
+            v_store(t, total[k])
+            v_store(s, shift[k])
+            for lane in range(VW):
+                t[lane] = finish(p.last, t[lane], s[lane], p.count)
+            total[k] = v_load(t)
+        if n == VW:
+            v_store(y + k * VW, total[k])
+        else:
+            v_store_n(y + k * VW, total[k], n)
+
+
+cdef inline float across(const int how, vf a) noexcept nogil:
+    """The lanes of a vector combined."""
+    cdef float t[VW]
+    cdef float product
+    cdef int i
+    if how == MAXIMUM:
+        return v_hmax(a)
+    if how == MINIMUM:
+        return -v_hmax(v_neg(a))
+    if how == MULTIPLY:
+        v_store(t, a)
+        product = t[0]
+        for i in range(1, VW):
+            product = product * t[i]
+        return product
+    return v_hsum(a)
+
+
+cdef inline float row(const int how, const ReduceParams* p, const float* x) noexcept nogil:
+    """One row of ``count`` adjacent elements."""
+    cdef vf total = start_value(how), shift = v_zero(), a
+    cdef vf part[4]
+    cdef float lanes[VW]
+    cdef float m = 0
+    cdef int64_t count = p.count, i = 0, end, whole = count // (4 * VW) * (4 * VW)
+    cdef int n, k
+    cdef vi mask
+    if how == ADD_EXP:
+        shift = v_set(-INFINITY)
+        while i + VW <= count:
+            shift = v_max(v_load(x + i), shift)
+            i += VW
+        m = v_hmax(shift)
+        while i < count:
+            if x[i] > m:
+                m = x[i]
+            i += 1
+        if isinf(m) or m != m:
+            m = 0
+        shift = v_set(m)
+        i = 0
+    while i < whole:
+        end = min(i + BLOCK * 4 * VW, whole)
+        for k in range(4):
+            part[k] = start_value(how)
+        while i < end:
+            for k in range(4):
+                part[k] = join(how, part[k], term(how, v_load(x + i + k * VW), shift))
+            i += 4 * VW
+        total = join(how, total, join(how, join(how, part[0], part[1]),
+                                      join(how, part[2], part[3])))
+    while i + VW <= count:
+        total = join(how, total, term(how, v_load(x + i), shift))
+        i += VW
+    if i < count:
+        n = <int>(count - i)
+        for k in range(VW):
+            lanes[k] = k
+        mask = v_lt(v_load(lanes), v_set(<float>n))
+        a = v_select(mask, term(how, v_load_n(x + i, n), shift), start_value(how))
+        total = join(how, total, a)
+    return finish(p.last, across(how, total), m, count)
+
+
+cdef inline void reduce_share(
+    const int how, const ReduceParams* p, const float* x, float* y, int thread, int threads
+) noexcept nogil:
+    cdef int64_t chunks, u, end, o, i, stop
+    if p.inner == 1:
+        end = share(p.outer, thread + 1, threads)
+        for u in range(share(p.outer, thread, threads), end):
+            y[u] = row(how, p, x + u * p.x_outer)
+        return
+    chunks = (p.inner + 4 * VW - 1) // (4 * VW)
+    end = share(p.outer * chunks, thread + 1, threads)
+    for u in range(share(p.outer * chunks, thread, threads), end):
+        o = u // chunks
+        i = u % chunks * 4 * VW
+        if i + 4 * VW <= p.inner:
+            columns(how, 4, p, x + o * p.x_outer + i, y + o * p.inner + i, VW)
+        else:
+            while i < p.inner:
+                columns(how, 1, p, x + o * p.x_outer + i, y + o * p.inner + i,
+                        <int>min(VW, p.inner - i))
+                i += VW
+
+
+cdef void reduce(const Call* c, int thread, int threads) noexcept nogil:
+    """Buffers: x, y."""
+    cdef const ReduceParams* p = <const ReduceParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef float* y = <float*>c.buf[1]
+    if p.combine == ADD:
+        reduce_share(ADD, p, x, y, thread, threads)
+    elif p.combine == ADD_ABS:
+        reduce_share(ADD_ABS, p, x, y, thread, threads)
+    elif p.combine == ADD_SQUARE:
+        reduce_share(ADD_SQUARE, p, x, y, thread, threads)
+    elif p.combine == ADD_EXP:
+        reduce_share(ADD_EXP, p, x, y, thread, threads)
+    elif p.combine == MULTIPLY:
+        reduce_share(MULTIPLY, p, x, y, thread, threads)
+    elif p.combine == MAXIMUM:
+        reduce_share(MAXIMUM, p, x, y, thread, threads)
+    else:
+        reduce_share(MINIMUM, p, x, y, thread, threads)
+
+
+def pack_reduce(**values):
+    """The bytes of ``ReduceParams``."""
+    cdef ReduceParams p = values
+    return (<char*>&p)[:sizeof(ReduceParams)]
+
+
+cdef struct ArgParams:
+    int64_t outer, count, inner
+    int64_t x_outer, x_count
+    int32_t least       # the smallest element, not the largest
+    int32_t last        # the last of equal ones, not the first
+
+
+cdef inline vi better(vf a, vf best, const bint last) noexcept nogil:
+    """Whether a later element replaces the best so far; NaN counts as larger than all."""
+    if last:
+        return v_ior(v_le(best, a), v_ne(a, a))
+    # Not (a <= best) holds when a is larger or either is NaN; a NaN that leads stays.
+    return v_iand(v_ixor(v_le(a, best), v_iset(-1)), v_eq(best, best))
+
+
+cdef inline bint better_one(float a, float best, bint last) noexcept nogil:
+    if last:
+        return a >= best or a != a
+    return best == best and not a <= best
+
+
+cdef inline void arg_columns(
+    const bint last, const ArgParams* p, const float* x, int64_t* y, int n
+) noexcept nogil:
+    cdef vi flip = v_iset(<int32_t>0x80000000 if p.least else 0)
+    cdef vf best = v_from_bits(v_ixor(v_bits(load(x, n)), flip)), a
+    cdef vi where = v_iset(0), m
+    cdef int32_t t[VW]
+    cdef int64_t i
+    cdef int k
+    for i in range(1, p.count):
+        a = v_from_bits(v_ixor(v_bits(load(x + i * p.x_count, n)), flip))
+        m = better(a, best, last)
+        best = v_select(m, a, best)
+        where = v_ior(v_iand(m, v_iset(<int32_t>i)), v_iand(v_ixor(m, v_iset(-1)), where))
+    v_store(<float*>t, v_from_bits(where))
+    for k in range(n):
+        y[k] = t[k]
+
+
+cdef inline int64_t arg_row(const bint last, const ArgParams* p, const float* x) noexcept nogil:
+    cdef float sign = -1 if p.least else 1
+    cdef vi flip = v_iset(<int32_t>0x80000000 if p.least else 0)
+    cdef vf best, a
+    cdef vi where, m
+    cdef float t[VW]
+    cdef int32_t w[VW]
+    cdef float top
+    cdef int64_t i, found = 0
+    cdef int k
+    cdef int32_t at
+    if p.count < VW:
+        top = sign * x[0]
+        i = 1
+    else:
+        for k in range(VW):
+            t[k] = k
+        where = v_to_int(v_load(t))
+        best = v_from_bits(v_ixor(v_bits(v_load(x)), flip))
+        i = VW
+        while i + VW <= p.count:
+            a = v_from_bits(v_ixor(v_bits(v_load(x + i)), flip))
+            m = better(a, best, last)
+            best = v_select(m, a, best)
+            # The block's number times VW; the lane is added at the end.
+            where = v_ior(v_iand(m, v_iset(<int32_t>i)), v_iand(v_ixor(m, v_iset(-1)), where))
+            i += VW
+        v_store(t, best)
+        v_store(<float*>w, v_from_bits(where))
+        top = t[0]
+        found = w[0]
+        for k in range(1, VW):
+            at = w[k]
+            if at >= VW:
+                at += k
+            if (top != top) == (t[k] != t[k]) and (t[k] == top or t[k] != t[k]):
+                # Equal, or both NaN: the position decides.
+                if (at > found) == last:
+                    found = at
+            elif better_one(t[k], top, False):
+                top = t[k]
+                found = at
+    while i < p.count:
+        if better_one(sign * x[i], top, last):
+            top = sign * x[i]
+            found = i
+        i += 1
+    return found
+
+
+cdef void arg_reduce(const Call* c, int thread, int threads) noexcept nogil:
+    """Buffers: x, y (int64)."""
+    cdef const ArgParams* p = <const ArgParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef int64_t* y = <int64_t*>c.buf[1]
+    cdef int64_t chunks, u, end, o, i
+    cdef int n
+    if p.inner == 1:
+        end = share(p.outer, thread + 1, threads)
+        for u in range(share(p.outer, thread, threads), end):
+            if p.last:
+                y[u] = arg_row(True, p, x + u * p.x_outer)
+            else:
+                y[u] = arg_row(False, p, x + u * p.x_outer)
+        return
+    chunks = (p.inner + VW - 1) // VW
+    end = share(p.outer * chunks, thread + 1, threads)
+    for u in range(share(p.outer * chunks, thread, threads), end):
+        o = u // chunks
+        i = u % chunks * VW
+        n = <int>min(VW, p.inner - i)
+        if p.last:
+            arg_columns(True, p, x + o * p.x_outer + i, y + o * p.inner + i, n)
+        else:
+            arg_columns(False, p, x + o * p.x_outer + i, y + o * p.inner + i, n)
+
+
+def pack_arg(**values):
+    """The bytes of ``ArgParams``."""
+    cdef ArgParams p = values
+    return (<char*>&p)[:sizeof(ArgParams)]
+
+
+KERNELS = {
+    "reduce": (<uintptr_t>&reduce, pack_reduce),
+    "arg_reduce": (<uintptr_t>&arg_reduce, pack_arg),
+}

@@ -11,6 +11,7 @@ import numpy as np
 from .. import kernels
 from ..errors import FastconvError, ModelError, ShapeError
 from ..graph import Graph, Node, SymbolicError, TensorType
+from ..graph.core import annotate
 from .lower import LOWER
 from .lowering import Lowering, PackCache, Step, reference
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
@@ -43,12 +44,6 @@ class Plan:
     rest: Graph | None
     keep: list[Any]
     threads: int
-
-
-def annotate(node: Node, error: FastconvError, types: list[TensorType | None]) -> FastconvError:
-    """The same error with the node, its operator and its input shapes in front."""
-    shapes = ", ".join("-" if t is None else str(t) for t in types)
-    return type(error)(f"{node}: {error} (inputs: {shapes})")
 
 
 def make_plan(
