@@ -10,11 +10,6 @@ import numpy as np
 
 from fastconv.graph import REGISTRY, Graph, Node, Sym, TensorType
 from fastconv.graph import ops as _ops  # noqa: F401
-
-try:
-    import _standins  # noqa
-except ImportError:
-    pass
 from fastconv.passes import optimize
 
 

@@ -195,6 +195,30 @@ def test_a_gemm_whose_c_has_rows_stays():
     check(b.done(b("Mul", y, b.const(2))), ["Gemm", "Mul"])
 
 
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1), (1,), ()])
+def test_arithmetic_joins_a_batch_normalization_that_stays(op, shape):
+    b = Build()
+    y = norm(b, b("Abs", b.input(2, 3, 4, 4)), 3)
+    check(b.done(b("Relu", b(op, y, b.random(*shape)))), ["Abs", "BatchNormalization+clip"])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 1, 1), (1, 1, 1, 4), (1, 1, 3, 1, 1)])
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_other_arithmetic_after_batch_normalization_stays(op, shape):
+    b = Build()
+    y = norm(
+        b, b("Abs", b.input(2, 3, 4, 4) if shape[-3:] != (3, 1, 1) else b.input(2, 3, 3, 3)), 3
+    )
+    check(b.done(b(op, y, b.random(*shape))), ["Abs", "BatchNormalization", op])
+
+
+def test_zero_times_a_batch_normalization_stays():
+    b = Build()
+    y = norm(b, b("Abs", b.input(2, 3, 4, 4)), 3)
+    check(b.done(b("Mul", y, b.const(0))), ["Abs", "BatchNormalization", "Mul"])
+
+
 def test_it_can_be_left_out():
     b = Build()
     y = norm(b, b("Conv", b.input(1, 2, 4, 4), b.random(3, 2, 3, 3)), 3)

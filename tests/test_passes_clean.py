@@ -39,6 +39,7 @@ NO_OPS = {
     "Slice": lambda b, x: b("Slice", x, b.const([0], INT), b.const([99], INT), b.const([1], INT)),
     "Pad": lambda b, x: b("Pad", x, b.const([0] * 4, INT), b.const(7)),
     "Concat": lambda b, x: b("Concat", x, axis=0),
+    "Sum": lambda b, x: b("Sum", x),
     "Clip": lambda b, x: b("Clip", x),
     "x + 0": lambda b, x: b("Add", x, b.const(0)),
     "0 + x": lambda b, x: b("Add", b.const([0, 0, 0]), x),
@@ -79,6 +80,13 @@ def test_the_same_output_may_be_read_and_renamed():
     y = b("Tanh", b.input(2, 3))
     new = check(b.done(b("Identity", y), b("Abs", y)), ["Tanh", "Abs"])
     assert new.nodes[1].inputs == [new.outputs[0]]
+
+
+def test_a_sum_of_two_is_add():
+    b = Build()
+    x = b.input(2, 3)
+    check(b.done(b("Sum", x, b.random(3))), ["Add"])
+    check(b.done(b("Sum", x, x, x)), ["Sum"])
 
 
 KEPT = {
