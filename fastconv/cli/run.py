@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: A sum this far from 1 still counts as that of probabilities.
 SUM_TOLERANCE = 1e-3
+STAGES = ("decode", "prepare", "run")
 
 
 def add_parser(commands: Any) -> None:
@@ -109,9 +110,6 @@ class Session:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
-STAGES = ("decode", "prepare", "run")
-
-
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     check_output(args.output)
@@ -134,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     if args.output:
         write_outputs(args.output, session.raw, [r.image for r in results])
     report(args, session, labels, results)
-    for name, message in session.failures:
+    for _, message in session.failures:
         print(f"fastconv: error: {text.clean(message)}", file=sys.stderr)
     return 2 if session.failures else 0
 
