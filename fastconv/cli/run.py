@@ -269,6 +269,7 @@ class Labels:
         self.kind = output_from_metadata(metadata)
         self.top = args.top
         self.softmax: set[bool] = set()
+        self.unfit = False
 
     def find(self, outputs: Mapping[str, Any]) -> str | None:
         """The name of the output that holds one score per class, or None.
@@ -304,7 +305,9 @@ class Labels:
                 scores = scores / scores.sum()
         # A stable sort of what is negated keeps equal scores in class order; NaN comes last.
         order = np.argsort(-scores, kind="stable")[: self.top]
-        named = self.names if self.names is not None and len(self.names) == scores.size else None
+        named = self.names
+        if named is not None and len(named) != scores.size:
+            named, self.unfit = None, True
         return [
             {
                 "index": int(k),
@@ -378,6 +381,8 @@ def report(
                     f"{r.image or name}: output {name!r} holds NaN; its probabilities mean nothing"
                 )
         found.append(row)
+    if labels.unfit and labels.names is not None:
+        note(f"the model's metadata name {len(labels.names)} classes, the output another number")
     if args.verbose and labels.softmax:
         note(labels.how())
     if args.json:
