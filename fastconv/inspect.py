@@ -273,8 +273,8 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     """Describe a model at these input shapes; sizes left open get the defaults of
     :func:`concrete_shapes`.
 
-    A model whose shapes depend on data, or that needs ``onnx.reference``, is run once on zeros to
-    learn them.
+    A model whose shapes depend on data, or that needs ``onnx.reference``, is run once on random
+    numbers to learn them.
 
     Raises:
         OptionError, InputError: ``shapes`` does not fit the model.
@@ -285,13 +285,13 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     types: dict[str, TensorType] = {}
     if plans[0].eager:
         try:
-            plans = _run_on_zeros(model, sizes, types)
+            plans = _run_once(model, sizes, types)
         except FastconvError as e:
             notes.append(f"shapes that depend on data are not known: {e}")
     for plan in plans:
         types.update(plan.types)
     facts = _Facts(model.original, model.inputs, sizes, types)
-    runs = _Runs(model, plans)
+    runs = _Runs(plans, types)
     layers = [_layer(node, facts, runs, types) for node in model.graph.nodes]
     counts: dict[str, int] = {}
     for layer in layers:
@@ -308,16 +308,12 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     return Description(sizes, outputs, model.opset, layers, totals, notes)
 
 
-def _run_on_zeros(
+def _run_once(
     model: Model, sizes: Mapping[str, Sequence[int]], types: dict[str, TensorType]
 ) -> list[Plan]:
     """The plans of every part of one run; adds the outputs' types to ``types``."""
-    feeds = {
-        i.name: np.zeros(tuple(sizes[i.name]), i.dtype if i.dtype is not None else np.float32)
-        for i in model.inputs
-    }
     parts: list[Any] = []
-    outputs = model._engine.run(model.check_feeds(feeds), parts)
+    outputs = model._engine.run(model.check_feeds(random_feeds(model, sizes)), parts)
     for name, array in outputs.items():
         if isinstance(array, np.ndarray):
             types[name] = TensorType(array.dtype, array.shape)
@@ -461,8 +457,8 @@ class _Facts:
 class _Runs:
     """What the plans do with every node."""
 
-    def __init__(self, model: Model, plans: Iterable[Plan]) -> None:
-        self.model = model
+    def __init__(self, plans: Iterable[Plan], types: Mapping[str, TensorType]) -> None:
+        self.types = types
         self.steps: dict[int, list[str]] = {}
         self.eager: set[int] = set()
         self.seen: set[str] = set()
@@ -479,7 +475,8 @@ class _Runs:
             return REFERENCE, (), foreign_reason(node.op)
         names = tuple(dict.fromkeys(self.steps.get(id(node), ())))
         if any(n.startswith("numpy:") for n in names):
-            return NUMPY, names, "no kernel for its dtypes or its form"
+            given = ", ".join(str(self.types[i]) for i in node.inputs if i in self.types)
+            return NUMPY, names, f"no kernel for this form of it, on {given or 'constants'}"
         if names:
             return NATIVE, names, None
         if id(node) in self.eager:
