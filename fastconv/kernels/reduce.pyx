@@ -5,6 +5,7 @@ Every output element is computed in one fixed order: sums go through partial sum
 
 from libc.math cimport INFINITY, isinf, log
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.string cimport memset
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
@@ -25,6 +26,9 @@ cdef enum:
     LOG = 3
     LOG_SHIFT = 4
     BLOCK = 64
+    # Rows of at most so many elements are reduced VW at a time, one per lane.
+    SHORT = 12
+    ARG_SHORT = 64
 
 
 cdef struct ReduceParams:
@@ -181,22 +185,26 @@ cdef inline void columns(
             v_store_n(y + k * VW, total[k], n)
 
 
+cdef inline float larger(float a, float b) noexcept nogil:
+    """The larger of two; NaN if either is."""
+    return a if a > b or a != a else b
+
+
 cdef inline float across(const int how, vf a) noexcept nogil:
     """The lanes of a vector combined."""
     cdef float t[VW]
-    cdef float product
-    cdef int i
-    if how == MAXIMUM:
-        return v_hmax(a)
-    if how == MINIMUM:
-        return -v_hmax(v_neg(a))
-    if how == MULTIPLY:
-        v_store(t, a)
-        product = t[0]
-        for i in range(1, VW):
-            product = product * t[i]
-        return product
-    return v_hsum(a)
+    cdef int i, width = VW // 2
+    if how < MULTIPLY:
+        return v_hsum(a)
+    v_store(t, v_neg(a) if how == MINIMUM else a)
+    while width > 0:
+        for i in range(width):
+            if how == MULTIPLY:
+                t[i] = t[i] * t[i + width]
+            else:
+                t[i] = larger(t[i], t[i + width])
+        width = width // 2
+    return -t[0] if how == MINIMUM else t[0]
 
 
 cdef inline float row(const int how, const ReduceParams* p, const float* x) noexcept nogil:
@@ -245,10 +253,36 @@ cdef inline float row(const int how, const ReduceParams* p, const float* x) noex
     return finish(p.last, across(how, total), m, count)
 
 
+cdef inline void turn(
+    const float* x, int64_t step, int64_t count, int rows, float* t
+) noexcept nogil:
+    """Up to VW rows as columns, one per lane; the lanes left over hold zeros."""
+    cdef int64_t j
+    cdef int r
+    if rows < VW:
+        memset(t, 0, count * VW * sizeof(float))
+    for r in range(rows):
+        for j in range(count):
+            t[j * VW + r] = x[r * step + j]
+
+
 cdef inline void reduce_share(
     const int how, const ReduceParams* p, const float* x, float* y, int thread, int threads
 ) noexcept nogil:
-    cdef int64_t chunks, u, end, o, i, stop
+    cdef int64_t chunks, u, end, o, i
+    cdef float t[SHORT * VW]
+    cdef ReduceParams q
+    cdef int n
+    if p.inner == 1 and p.count <= SHORT and p.outer > 1:
+        q = p[0]
+        q.x_count = VW
+        chunks = (p.outer + VW - 1) // VW
+        end = share(chunks, thread + 1, threads)
+        for u in range(share(chunks, thread, threads), end):
+            n = <int>min(VW, p.outer - u * VW)
+            turn(x + u * VW * p.x_outer, p.x_outer, p.count, n, t)
+            columns(how, 1, &q, t, y + u * VW, n)
+        return
     if p.inner == 1:
         end = share(p.outer, thread + 1, threads)
         for u in range(share(p.outer, thread, threads), end):
@@ -391,7 +425,22 @@ cdef void arg_reduce(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* x = <const float*>c.buf[0]
     cdef int64_t* y = <int64_t*>c.buf[1]
     cdef int64_t chunks, u, end, o, i
+    cdef float t[ARG_SHORT * VW]
+    cdef ArgParams q
     cdef int n
+    if p.inner == 1 and p.count <= ARG_SHORT and p.outer > 1:
+        q = p[0]
+        q.x_count = VW
+        chunks = (p.outer + VW - 1) // VW
+        end = share(chunks, thread + 1, threads)
+        for u in range(share(chunks, thread, threads), end):
+            n = <int>min(VW, p.outer - u * VW)
+            turn(x + u * VW * p.x_outer, p.x_outer, p.count, n, t)
+            if p.last:
+                arg_columns(True, &q, t, y + u * VW, n)
+            else:
+                arg_columns(False, &q, t, y + u * VW, n)
+        return
     if p.inner == 1:
         end = share(p.outer, thread + 1, threads)
         for u in range(share(p.outer, thread, threads), end):
