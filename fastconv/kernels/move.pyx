@@ -127,6 +127,9 @@ cdef inline void copy_bytes(char* y, const char* x, int64_t n) noexcept nogil:
 
 # Transposition of a matrix: y[r * y_row + c] = x[r + c * x_col].
 
+cdef enum:
+    BAND = 64       # rows or columns that one piece of work transposes
+
 cdef inline void zip_columns(
     const int cols, const float* x, int64_t x_col, float* y, int64_t rows
 ) noexcept nogil:
@@ -227,6 +230,19 @@ cdef void matrix32(
         elif rows == 3: unzip_rows(3, x, y, y_row, cols)
         else: unzip_rows(4, x, y, y_row, cols)
         return
+    if rows <= BAND:
+        # The short side is the inner loop: what one pass touches stays in the cache.
+        c = 0
+        while c < cols:
+            r = 0
+            while r < rows:
+                block32(
+                    x + r + c * x_col, x_col, y + r * y_row + c, y_row,
+                    <int>min(<int64_t>VW, rows - r), <int>min(<int64_t>VW, cols - c),
+                )
+                r += VW
+            c += VW
+        return
     while r < rows:
         c = 0
         while c < cols:
@@ -280,7 +296,7 @@ cdef void transpose(const int item, const Call* c, int thread, int threads) noex
     cdef bint tall = p.rows >= p.cols
     # The longer side is cut into bands; a band of rows or columns is one piece of work.
     cdef int64_t longer = p.rows if tall else p.cols
-    cdef int64_t band = 64 if longer * min(p.rows, p.cols) >= 1 << 16 else longer
+    cdef int64_t band = BAND if longer * min(p.rows, p.cols) >= 1 << 16 else longer
     if min(p.rows, p.cols) <= 4:
         band = 4096
     band = max(<int64_t>1, band)
