@@ -128,7 +128,7 @@ class Model:
         self._check_fallback(fallback)
         self._engine = Engine(self.graph, self.threads, memory_limit=memory_limit)
         self._types = {n: original.types[n] for n in original.inputs}
-        self._single = original.inputs[0] if len(original.inputs) == 1 else None
+        self._single = original.outputs[0] if len(original.outputs) == 1 else None
 
     def _output_type(self, name: str) -> TensorType:
         stated = self.original.type_of(name)
@@ -169,15 +169,15 @@ class Model:
         Raises:
             InputError: an array does not fit; names the input, what came and what is wanted.
         """
-        if len(arrays) != len(self.inputs):
-            names = ", ".join(i.name for i in self.inputs)
+        types = self._types
+        if len(arrays) != len(types):
             raise InputError(
-                f"{len(arrays)} arrays given; the model takes {len(self.inputs)}: {names}"
+                f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
             )
-        feeds = {i.name: a for i, a in zip(self.inputs, arrays, strict=True)}
-        outs = self._engine.run(self.check_feeds(feeds))
-        if len(self.outputs) == 1:
-            return outs[self.outputs[0].name]
+        feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+        outs = self._engine.run(feeds)
+        if self._single is not None:
+            return outs[self._single]
         return [outs[o.name] for o in self.outputs]
 
     def run(
@@ -296,14 +296,18 @@ def check_array(name: str, wanted: TensorType, value: Any) -> np.ndarray:
     Raises:
         InputError: it is not an array, or its dtype, rank or shape does not fit.
     """
+    dtype = wanted.dtype
+    if type(value) is np.ndarray and value.dtype is dtype and value.flags.c_contiguous:
+        if value.shape != wanted.shape:
+            _check_shape(name, wanted, value.shape)
+        return value
     if not isinstance(value, np.ndarray):
         try:
             value = np.asarray(value)
         except (ValueError, TypeError) as e:
             raise InputError(f"input {name!r} is not an array: {e}") from None
-        if value.dtype != wanted.dtype and value.dtype.kind in "bif" and wanted.dtype is not None:
-            value = value.astype(wanted.dtype)  # a Python list has no dtype of its own
-    dtype = wanted.dtype
+        if value.dtype != dtype and value.dtype.kind in "bif" and dtype is not None:
+            value = value.astype(dtype)  # a Python list has no dtype of its own
     if value.dtype is not dtype:
         if value.dtype.newbyteorder("=") != dtype and not (
             dtype == object and value.dtype.kind in "US"

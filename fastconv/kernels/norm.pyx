@@ -47,7 +47,7 @@ cdef inline vf _exp(vf x) noexcept nogil:
     return v_mul(p, v_from_bits(v_ishl(v_iadd(v_isub(k, h), v_iset(127)), 23)))
 
 
-cdef inline vf v_abs(vf a) noexcept nogil:
+cdef inline vf _abs(vf a) noexcept nogil:
     return v_from_bits(v_iand(v_bits(a), v_iset(0x7FFFFFFF)))
 
 
@@ -85,13 +85,13 @@ cdef struct AxisParams:
 cdef inline vf term(const int kind, vf a, vf shift) noexcept nogil:
     """What an element adds to the sum of its row."""
     if kind == LP1:
-        return v_abs(a)
+        return _abs(a)
     if kind == LP2:
         return v_mul(a, a)
     return _exp(v_sub(a, shift))
 
 
-cdef inline vf v_log(vf a) noexcept nogil:
+cdef inline vf _log(vf a) noexcept nogil:
     cdef float t[VW]
     cdef int i
     v_store(t, a)
@@ -105,7 +105,7 @@ cdef inline vf divisor(const int kind, vf total) noexcept nogil:
     if kind == SOFTMAX:
         return v_div(v_set(1.0), total)
     if kind == LOG_SOFTMAX:
-        return v_log(total)
+        return _log(total)
     if kind == LP2:
         total = v_sqrt(total)
     # 0 / 1 is what LpNormalization wants of a row of zeros.

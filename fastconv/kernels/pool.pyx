@@ -3,8 +3,10 @@
 Windows are clamped to the input, so padding cells are never read: they do not win a maximum and add
 nothing to a sum. A window without any cell gives −inf (maximum) or 0. NaN wins every maximum.
 
-Each output element is computed in one fixed order, whatever its block is: a window row by row, with
-one sum per row; a global pool in chunks of ``CHUNK`` pixels of four interleaved sums each.
+Where windows overlap, each input column of a strip of outputs is reduced once, and the outputs then
+reduce columns. Each output element is computed in one fixed order, whatever its block is: a window
+row by row with one sum per row, or column by column; a global pool in chunks of ``CHUNK`` pixels of
+four interleaved sums each.
 """
 
 from libc.math cimport INFINITY, pow
@@ -12,6 +14,25 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
+
+
+cdef extern from *:
+    """
+    /* The larger of a and v, NaN if either is. On x86 v_max gives v when either is NaN. */
+    V_INLINE vf v_max_nan(vf a, vf v) {
+    #if VW == 16
+        __mmask16 ordered = _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_ORD_Q);
+        return (vf)_mm512_mask_max_ps((__m512)a, ordered, (__m512)a, (__m512)v);
+    #elif VW == 8
+        __m256 unordered = _mm256_cmp_ps((__m256)a, (__m256)a, _CMP_UNORD_Q);
+        return (vf)_mm256_blendv_ps((__m256)v_max(a, v), (__m256)a, unordered);
+    #else
+        return v_select(v_ne(a, a), a, v_max(a, v));
+    #endif
+    }
+    """
+    vf v_max_nan(vf a, vf v) noexcept nogil
+    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 
 cdef enum Kind:
@@ -24,6 +45,7 @@ cdef enum Kind:
 
 cdef enum:
     CHUNK = 128
+    COLUMNS = 18        # most input columns of a strip
 
 
 cdef struct PoolParams:
@@ -97,8 +119,7 @@ cdef inline vf v_abs(vf a) noexcept nogil:
 cdef inline vf take(const int kind, vf acc, vf v, int p) noexcept nogil:
     """One cell into an accumulator."""
     if kind == POOL_MAX:
-        # v_max gives v when either is NaN; so a NaN in acc has to be put back.
-        return v_select(v_ne(acc, acc), acc, v_max(acc, v))
+        return v_max_nan(acc, v)
     if kind == POOL_AVERAGE:
         return v_add(acc, v)
     if kind == POOL_LP1:
@@ -110,7 +131,21 @@ cdef inline vf take(const int kind, vf acc, vf v, int p) noexcept nogil:
 
 cdef inline vf join(const int kind, vf a, vf b) noexcept nogil:
     """Two accumulators into one."""
-    return take(POOL_MAX, a, b, 0) if kind == POOL_MAX else v_add(a, b)
+    return v_max_nan(a, b) if kind == POOL_MAX else v_add(a, b)
+
+
+cdef inline vf divided(vf a, float count) noexcept nogil:
+    """``a / count``. Dividing 16 lanes is slow, so there a product with the reciprocal is corrected by
+    its remainder (Markstein, 1990); where that is NaN, ``a`` is infinite or NaN and so is the product.
+    """
+    cdef vf n, r, q, rest
+    if VW < 16:
+        return v_div(a, v_set(count))
+    n = v_set(count)
+    r = v_set(1 / count)
+    q = v_mul(a, r)
+    rest = v_fma(v_neg(q), n, a)
+    return v_select(v_eq(rest, rest), v_fma(rest, r, q), q)
 
 
 cdef inline vf ended(const int kind, vf acc, float count, int p) noexcept nogil:
@@ -118,7 +153,7 @@ cdef inline vf ended(const int kind, vf acc, float count, int p) noexcept nogil:
     cdef float t[VW]
     cdef int i
     if kind == POOL_AVERAGE:
-        return v_div(acc, v_set(count))
+        return divided(acc, count)
     if kind == POOL_LP2:
         return v_sqrt(acc)
     if kind == POOL_LP:
@@ -173,6 +208,62 @@ cdef inline void window(
             v_store(y + i * VW, acc[i])
 
 
+cdef inline void strip(
+    const int kind, const int nv, const bint tail, const PoolParams* p, const float* x,
+    const Span* d, const Span* h, int64_t ow, int64_t ow_end, float* y, int n,
+) noexcept nogil:
+    """Outputs ``ow .. ow_end-1`` of a row: ``nv`` vectors of channels, or ``n`` channels (``tail``).
+
+    For windows without dilation along the row, ``COLUMNS`` columns in all at most.
+    """
+    cdef vf columns[COLUMNS * 4]
+    cdef vf acc[4]
+    cdef vf v, start = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    cdef int64_t first = max(0, ow * p.stride_w - p.pad_w)
+    cdef int64_t last = min(p.w, (ow_end - 1) * p.stride_w - p.pad_w + p.kw)
+    cdef int64_t a, b, j
+    cdef const float* xd
+    cdef const float* xh
+    cdef float count
+    cdef Span w
+    cdef int i
+    for j in range(first, last):
+        for i in range(nv):
+            acc[i] = start
+        xd = x + d.at * p.x_d + h.at * p.x_h + j * p.x_w
+        for a in range(d.first, d.last):
+            xh = xd
+            for b in range(h.first, h.last):
+                for i in range(nv):
+                    v = v_load_n(xh, n) if tail else v_load(xh + i * VW)
+                    acc[i] = take(kind, acc[i], v, p.p)
+                xh += p.dilation_h * p.x_h
+            # The row that the next row of outputs adds.
+            for i in range(nv):
+                prefetch(xh + i * VW)
+            xd += p.dilation_d * p.x_d
+        for i in range(nv):
+            columns[(j - first) * nv + i] = acc[i]
+    while ow < ow_end:
+        w = span(ow, p.w, p.kw, p.stride_w, 1, p.pad_w, p.end_w, p.count_include_pad)
+        count = <float>(d.count * h.count * w.count)
+        for i in range(nv):
+            acc[i] = start
+        j = (w.at - first) * nv
+        for a in range(w.first, w.last):
+            for i in range(nv):
+                acc[i] = join(kind, acc[i], columns[j + i])
+            j += nv
+        for i in range(nv):
+            acc[i] = ended(kind, acc[i], count if count > 0 else 1, p.p)
+            if tail:
+                v_store_n(y, acc[i], n)
+            else:
+                v_store(y + i * VW, acc[i])
+        y += p.y_w
+        ow += 1
+
+
 cdef inline void pool_kind(
     const int kind, const PoolParams* p, const float* x, float* y, int thread, int threads
 ) noexcept nogil:
@@ -180,10 +271,13 @@ cdef inline void pool_kind(
     cdef int64_t blocks = max(1, p.channels // p.block)
     cdef int64_t units = rows * blocks
     cdef int64_t u = share(units, thread, threads), end = share(units, thread + 1, threads)
-    cdef int64_t b, oh, od, n, ow, c, c_begin, c_end
+    cdef int64_t b, oh, od, n, ow, ow_end, c, c_begin, c_end, step = 1
     cdef Span d, h, w
     cdef const float* xn
     cdef float* yr
+    if p.dilation_w == 1 and p.kd * p.kh * (p.kw - p.stride_w) > p.kw and p.kw <= COLUMNS:
+        # Sharing columns saves work.
+        step = (COLUMNS - p.kw) // p.stride_w + 1
     while u < end:
         b = u % blocks
         oh = u // blocks % p.oh
@@ -195,23 +289,40 @@ cdef inline void pool_kind(
         d = span(od, p.d, p.kd, p.stride_d, p.dilation_d, p.pad_d, p.end_d, p.count_include_pad)
         h = span(oh, p.h, p.kh, p.stride_h, p.dilation_h, p.pad_h, p.end_h, p.count_include_pad)
         xn = x + n * p.x_n
-        for ow in range(p.ow):
-            w = span(ow, p.w, p.kw, p.stride_w, p.dilation_w, p.pad_w, p.end_w, p.count_include_pad)
-            yr = y + n * p.y_n + od * p.y_d + oh * p.y_h + ow * p.y_w
+        yr = y + n * p.y_n + od * p.y_d + oh * p.y_h
+        ow = 0
+        while ow < p.ow:
+            # Strips are evened out.
+            ow_end = ow + (p.ow - ow) // ((p.ow - ow + step - 1) // step)
+            if step == 1:
+                w = span(
+                    ow, p.w, p.kw, p.stride_w, p.dilation_w, p.pad_w, p.end_w, p.count_include_pad)
             c = c_begin
-            while c + 4 * VW <= c_end:
-                window(kind, 4, False, p, xn + c, &d, &h, &w, yr + c, VW)
-                c += 4 * VW
-            while c + VW <= c_end:
-                window(kind, 1, False, p, xn + c, &d, &h, &w, yr + c, VW)
-                c += VW
-            if c < c_end:
-                if c_end - c_begin >= VW:
+            while c < c_end:
+                if c + 4 * VW <= c_end:
+                    if step > 1:
+                        strip(kind, 4, False, p, xn + c, &d, &h, ow, ow_end, yr + c, VW)
+                    else:
+                        window(kind, 4, False, p, xn + c, &d, &h, &w, yr + c, VW)
+                    c += 4 * VW
+                    continue
+                if c + VW > c_end:
+                    if c_end - c_begin < VW:
+                        if step > 1:
+                            strip(kind, 1, True, p, xn + c, &d, &h, ow, ow_end, yr + c,
+                                  <int>(c_end - c))
+                        else:
+                            window(kind, 1, True, p, xn + c, &d, &h, &w, yr + c, <int>(c_end - c))
+                        break
                     # Again what overlaps: the same values.
                     c = c_end - VW
-                    window(kind, 1, False, p, xn + c, &d, &h, &w, yr + c, VW)
+                if step > 1:
+                    strip(kind, 1, False, p, xn + c, &d, &h, ow, ow_end, yr + c, VW)
                 else:
-                    window(kind, 1, True, p, xn + c, &d, &h, &w, yr + c, <int>(c_end - c))
+                    window(kind, 1, False, p, xn + c, &d, &h, &w, yr + c, VW)
+                c += VW
+            yr += (ow_end - ow) * p.y_w
+            ow = ow_end
 
 
 cdef void pool(const Call* c, int thread, int threads) noexcept nogil:

@@ -96,6 +96,20 @@ cdef inline vf join(const int how, vf acc, vf a) noexcept nogil:
     return v_add(acc, a)
 
 
+cdef inline void add_block(const int how, vf* total, vf* lost, vf part) noexcept nogil:
+    """Join a block's result to the total; sums carry along what rounding lost (Kahan, 1965)."""
+    cdef vf t, c
+    if how > ADD_EXP:
+        total[0] = join(how, total[0], part)
+        return
+    part = v_sub(part, lost[0])
+    t = v_add(total[0], part)
+    c = v_sub(v_sub(t, total[0]), part)
+    # Infinities leave no remainder.
+    lost[0] = v_select(v_eq(c, c), c, v_zero())
+    total[0] = t
+
+
 cdef inline vf finite_or_zero(vf m) noexcept nogil:
     """The maximum to subtract before exponentials: none where it is infinite."""
     return v_select(v_lt(v_from_bits(v_iand(v_bits(m), v_iset(0x7FFFFFFF))), v_set(INFINITY)),
@@ -123,6 +137,7 @@ cdef inline void columns(
     cdef vf total[4]
     cdef vf part[4]
     cdef vf shift[4]
+    cdef vf lost[4]
     cdef float t[VW]
     cdef float s[VW]
     cdef int64_t i = 0, end
@@ -130,6 +145,7 @@ cdef inline void columns(
     for k in range(nv):
         total[k] = start_value(how)
         shift[k] = v_zero()
+        lost[k] = v_zero()
     if how == ADD_EXP:
         for k in range(nv):
             shift[k] = v_set(-INFINITY)
@@ -149,7 +165,7 @@ cdef inline void columns(
                                                   shift[k]))
             i += 1
         for k in range(nv):
-            total[k] = join(how, total[k], part[k])
+            add_block(how, &total[k], &lost[k], part[k])
     for k in range(nv):
         if p.last == DIVIDE:
             total[k] = v_div(total[k], v_set(<float>p.count))
@@ -185,7 +201,7 @@ cdef inline float across(const int how, vf a) noexcept nogil:
 
 cdef inline float row(const int how, const ReduceParams* p, const float* x) noexcept nogil:
     """One row of ``count`` adjacent elements."""
-    cdef vf total = start_value(how), shift = v_zero(), a
+    cdef vf total = start_value(how), shift = v_zero(), lost = v_zero(), a
     cdef vf part[4]
     cdef float lanes[VW]
     cdef float m = 0
@@ -214,8 +230,8 @@ cdef inline float row(const int how, const ReduceParams* p, const float* x) noex
             for k in range(4):
                 part[k] = join(how, part[k], term(how, v_load(x + i + k * VW), shift))
             i += 4 * VW
-        total = join(how, total, join(how, join(how, part[0], part[1]),
-                                      join(how, part[2], part[3])))
+        add_block(how, &total, &lost, join(how, join(how, part[0], part[1]),
+                                           join(how, part[2], part[3])))
     while i + VW <= count:
         total = join(how, total, term(how, v_load(x + i), shift))
         i += VW
