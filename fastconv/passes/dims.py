@@ -91,12 +91,20 @@ class Dims:
             total = pads[a] + pads[n + a] - (kernel[a] - 1) * dilations[a]
             if not transposed and strides[a] == 1 and (same or total == 0):
                 shape[2 + a] = size
-            elif out is None:
-                key = (size, kernel[a], strides[a], dilations[a], total, op.auto_pad)
+                continue
+            s = strides[a]
+            key: tuple[Any, ...] = (size, s, 0 if same else total)
+            if transposed or getattr(op, "ceil_mode", False):
                 more = [getattr(op, f, None) for f in ("output_padding", "output_shape")]
-                more = [m[a - n] if m else None for m in more]
-                extra = (*more, pads[a] if getattr(op, "ceil_mode", 0) else None)
-                shape[2 + a] = self.name(("window", transposed, key, extra))
+                key += (kernel[a], dilations[a], pads[a], *(m[a - n] if m else 0 for m in more))
+            elif same:
+                out = (size + (s - 1)) // s
+            else:
+                # The rule's own expression differs between kernels that give the same size.
+                out = (size + (total - 1)) // s + 1
+            if out is None:
+                out = self.name((transposed, op.auto_pad.startswith("SAME"), key))
+            shape[2 + a] = out
 
 
 def _doubtful(d: Dim) -> bool:
