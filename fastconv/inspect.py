@@ -17,7 +17,8 @@ from . import text
 from .errors import FastconvError, OptionError
 from .graph import Graph, Node, SymbolicError, TensorType
 from .importer.foreign import Foreign
-from .plan.plan import _resolve as resolve_types
+from .plan.plan import resolve as resolve_types
+from .sizes import checked_size, machine_memory
 from .receptive import attribute, receptive_fields, window_of
 
 if TYPE_CHECKING:
@@ -250,7 +251,6 @@ def random_feeds(
     Raises:
         OptionError: an input holds text, which nothing sensible can be drawn for.
     """
-    from .sizes import checked_size
 
     feeds = {}
     for k, i in enumerate(model.inputs):
@@ -342,7 +342,7 @@ class _Facts:
         self.types: dict[str, TensorType] = {n: t for n, t in found.items() if t.static}
         self.types |= {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
         self.known: dict[str, np.ndarray] = dict(graph.consts)
-        resolve_types(graph, self.types, self.known)
+        resolve_types(graph, self.types, self.known, machine_memory())
         self.fields = receptive_fields(graph, self.shape, self.known)
         self.by_name: dict[str, list[Node]] = {}
         for n in graph.nodes:

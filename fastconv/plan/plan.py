@@ -67,7 +67,7 @@ def make_plan(
     types: dict[str, TensorType] = dict(inputs)
     known: dict[str, np.ndarray] = dict(graph.consts)
     limit = memory_limit or machine_memory()
-    ready, late = _resolve(graph, types, known, limit)
+    ready, late = resolve(graph, types, known, limit)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
@@ -112,7 +112,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def _resolve(
+def resolve(
     graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray], limit: int
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
