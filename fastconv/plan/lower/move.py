@@ -110,7 +110,7 @@ def copy(
         mode, n, length = ROWS, n * item, n * item
     else:
         inner = [m for m in merged if m[1] == item]
-        if b == item and inner and a > 0 and a % item == 0 and inner[-1][2] % item == 0:
+        if b == item and inner and matrix_pays(inner[-1][0], n, a, inner[-1][2], item):
             merged.remove(inner[-1])
             mode, cols, length = MATRIX, n, inner[-1][0] * n * item
             n, a, b = inner[-1][0], a // item, inner[-1][2] // item
@@ -124,6 +124,14 @@ def copy(
         x_0=x_0, n=n, x_step=a, y_step=b, cols=cols, parts=parts, mode=mode, item=item,
     )  # fmt: skip
     low.step("strided", params, [x, y], work=2 * prod(dims) * item)
+
+
+def matrix_pays(rows: int, cols: int, x_col: int, y_row: int, item: int) -> bool:
+    """Whether two swapped axes are large enough, or interleaved, to go through registers."""
+    if x_col <= 0 or x_col % item or y_row % item:
+        return False
+    thin = y_row == cols * item if rows >= cols else x_col == rows * item
+    return thin or min(rows, cols) >= 4
 
 
 def view(low: Lowering, name: str, x: Place, offset: int) -> bool:
