@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import FastconvError, ModelError
 from .op import Op
 from .symbols import Dim, is_static
 
@@ -160,3 +160,9 @@ def live_nodes(graph: Graph, roots: Iterable[str]) -> Iterator[Node]:
         if any(o in wanted for o in node.outputs):
             wanted.update(i for i in node.inputs if i)
             yield node
+
+
+def annotate(node: Node, error: FastconvError, types: Sequence[TensorType | None]) -> FastconvError:
+    """The same error with the node, its operator and its input shapes in front."""
+    shapes = ", ".join("-" if t is None else str(t) for t in types)
+    return type(error)(f"{node}: {error} (inputs: {shapes})")

@@ -1,3 +1,381 @@
-"""The depthwise kernels."""
+"""Depthwise convolution: one filter per channel, channels along the vector lanes.
 
-KERNELS = {}
+A strip of up to 8 neighbouring output pixels of one vector of channels is held in registers. For
+3, 5 and 7 taps per row (undilated) each input vector is loaded once per kernel row and added to
+every output of the strip that it reaches; other shapes load it once per tap. Columns outside the
+input are skipped by a bit mask per strip, rows outside it by a clamped range, so there is no padded
+copy. Strips go down the image, so the rows they share stay in the first-level cache,
+and each asks for the rows that the next one adds.
+
+Each output element is summed in the order (kernel row, kernel column), whatever its strip is.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uintptr_t
+
+from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.simd cimport *
+from fastconv.kernels.vmath cimport ACT_CLIP, activate
+
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
+
+
+cdef enum:
+    STRIP = 8           # most output pixels of a strip
+    MAX_TILES = 16      # most strips side by side in a block
+    MAX_KW = 64         # most kernel columns
+
+
+cdef struct DepthwiseParams:
+    # Input [n][h][w][pixel]: sizes, and strides in floats.
+    int64_t n, h, w
+    int64_t x_n, x_h, x_w
+    # Output [n][oh][ow][pixel]: sizes and strides in floats; strides of the residual.
+    int64_t oh, ow
+    int64_t y_n, y_h, y_w
+    int64_t r_n, r_h, r_w
+    # Taps; input coordinate = output coordinate * stride + tap * dilation - pad.
+    int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
+    # Channels; floats from one tap's weights to the next.
+    int64_t channels, tap
+    # Work is cut into blocks of rows × channels (whole vectors, but for the last block), and each
+    # walks its rows in bands of strips.
+    int64_t block_rows, block_channels, block_tiles
+    int32_t act
+    float lo, hi, alpha, beta
+
+
+cdef struct Strip:
+    # What all strip bodies work on: pointers to the first column and valid kernel row, channel 0.
+    const float* x
+    const float* w
+    const float* bias
+    const float* res
+    float* y
+    Py_ssize_t rows             # valid kernel rows
+    Py_ssize_t x_row            # floats from one kernel row to the next, in x and in w
+    Py_ssize_t w_row
+    Py_ssize_t x_w, tap, r_w, y_w
+    Py_ssize_t c, c_end         # channels
+    Py_ssize_t kw, x_tap, x_step
+    Py_ssize_t ahead            # input rows that the next strip down adds
+    const int32_t* mask         # valid columns (one entry), or valid pixels per kernel column
+    int pixels
+    float lo, hi
+
+
+cdef inline void column(
+    const int j, const int P, const int K, const int S, vf* acc, const float* x, const vf* w,
+) noexcept nogil:
+    """Add input column ``j`` of the strip to every output it reaches."""
+    cdef vf v = v_load(x)
+    if j % S == 0 and j // S < P:
+        acc[j // S] = v_fma(v, w[0], acc[j // S])
+    if j >= 1 and (j - 1) % S == 0 and (j - 1) // S < P:
+        acc[(j - 1) // S] = v_fma(v, w[1], acc[(j - 1) // S])
+    if j >= 2 and (j - 2) % S == 0 and (j - 2) // S < P:
+        acc[(j - 2) // S] = v_fma(v, w[2], acc[(j - 2) // S])
+    if K > 3 and j >= 3 and (j - 3) % S == 0 and (j - 3) // S < P:
+        acc[(j - 3) // S] = v_fma(v, w[3], acc[(j - 3) // S])
+    if K > 3 and j >= 4 and (j - 4) % S == 0 and (j - 4) // S < P:
+        acc[(j - 4) // S] = v_fma(v, w[4], acc[(j - 4) // S])
+    if K > 5 and j >= 5 and (j - 5) % S == 0 and (j - 5) // S < P:
+        acc[(j - 5) // S] = v_fma(v, w[5], acc[(j - 5) // S])
+    if K > 5 and j >= 6 and (j - 6) % S == 0 and (j - 6) // S < P:
+        acc[(j - 6) // S] = v_fma(v, w[6], acc[(j - 6) // S])
+
+
+cdef inline void finish(
+    const int P, const bint tail, vf* acc, const Strip* s, Py_ssize_t c, int n
+) noexcept nogil:
+    """Residual, clip and store of a strip's accumulators."""
+    cdef vf lo = v_set(s.lo), hi = v_set(s.hi)
+    cdef int i
+    cdef const float* r = s.res + c
+    cdef float* y = s.y + c
+    if s.res != NULL:
+        for i in range(P):
+            acc[i] = v_add(acc[i], v_load_n(r + i * s.r_w, n) if tail else v_load(r + i * s.r_w))
+    for i in range(P):
+        acc[i] = v_min(hi, v_max(lo, acc[i]))
+        if tail:
+            v_store_n(y + i * s.y_w, acc[i], n)
+        else:
+            v_store(y + i * s.y_w, acc[i])
+
+
+cdef inline void strip_body(const int P, const int K, const int S, const Strip* s) noexcept nogil:
+    """``P`` output pixels, ``K`` undilated columns with stride ``S``, all channels of the block.
+
+    Needs at least one vector of channels: the last one overlaps the one before.
+    """
+    cdef vf acc[STRIP]
+    cdef vf w[7]
+    cdef vf b
+    cdef Py_ssize_t c = s.c, r, xw = s.x_w, tap = s.tap
+    cdef const float* x
+    cdef const float* wr
+    cdef const float* xp
+    cdef int i, j
+    cdef int m = s.mask[0]
+    while True:
+        b = v_zero()
+        if s.bias != NULL:
+            b = v_load(s.bias + c)
+        for i in range(P):
+            acc[i] = b
+        x = s.x + c
+        wr = s.w + c
+        for r in range(s.rows, s.rows + s.ahead):
+            xp = x + r * s.x_row
+            for j in range((P - 1) * S + K):
+                prefetch(xp)
+                xp += xw
+        for r in range(s.rows):
+            w[0] = v_load(wr)
+            w[1] = v_load(wr + tap)
+            w[2] = v_load(wr + 2 * tap)
+            if K > 3:
+                w[3] = v_load(wr + 3 * tap)
+                w[4] = v_load(wr + 4 * tap)
+            if K > 5:
+                w[5] = v_load(wr + 5 * tap)
+                w[6] = v_load(wr + 6 * tap)
+            if m & 1: column(0, P, K, S, acc, x, w)
+            if m & 2: column(1, P, K, S, acc, x + xw, w)
+            if m & 4: column(2, P, K, S, acc, x + 2 * xw, w)
+            if (P - 1) * S + K > 3 and m & 8: column(3, P, K, S, acc, x + 3 * xw, w)
+            if (P - 1) * S + K > 4 and m & 16: column(4, P, K, S, acc, x + 4 * xw, w)
+            if (P - 1) * S + K > 5 and m & 32: column(5, P, K, S, acc, x + 5 * xw, w)
+            if (P - 1) * S + K > 6 and m & 64: column(6, P, K, S, acc, x + 6 * xw, w)
+            if (P - 1) * S + K > 7 and m & 128: column(7, P, K, S, acc, x + 7 * xw, w)
+            if (P - 1) * S + K > 8 and m & 256: column(8, P, K, S, acc, x + 8 * xw, w)
+            if (P - 1) * S + K > 9 and m & 512: column(9, P, K, S, acc, x + 9 * xw, w)
+            if (P - 1) * S + K > 10 and m & 1024: column(10, P, K, S, acc, x + 10 * xw, w)
+            if (P - 1) * S + K > 11 and m & 2048: column(11, P, K, S, acc, x + 11 * xw, w)
+            if (P - 1) * S + K > 12 and m & 4096: column(12, P, K, S, acc, x + 12 * xw, w)
+            if (P - 1) * S + K > 13 and m & 8192: column(13, P, K, S, acc, x + 13 * xw, w)
+            if (P - 1) * S + K > 14 and m & 16384: column(14, P, K, S, acc, x + 14 * xw, w)
+            if (P - 1) * S + K > 15 and m & 32768: column(15, P, K, S, acc, x + 15 * xw, w)
+            if (P - 1) * S + K > 16 and m & 65536: column(16, P, K, S, acc, x + 16 * xw, w)
+            if (P - 1) * S + K > 17 and m & 131072: column(17, P, K, S, acc, x + 17 * xw, w)
+            if (P - 1) * S + K > 18 and m & 262144: column(18, P, K, S, acc, x + 18 * xw, w)
+            x += s.x_row
+            wr += s.w_row
+        finish(P, False, acc, s, c, VW)
+        if c + VW >= s.c_end:
+            break
+        c = min(c + VW, s.c_end - VW)
+
+
+cdef inline void strip(const int K, const int S, const Strip* s) noexcept nogil:
+    if s.pixels == 8: strip_body(8, K, S, s)
+    elif s.pixels == 7: strip_body(7, K, S, s)
+    elif s.pixels == 6: strip_body(6, K, S, s)
+    elif s.pixels == 5: strip_body(5, K, S, s)
+    else: strip_body(4, K, S, s)
+
+
+cdef void strip_3_1(const Strip* s) noexcept nogil:
+    strip(3, 1, s)
+
+
+cdef void strip_3_2(const Strip* s) noexcept nogil:
+    strip(3, 2, s)
+
+
+cdef void strip_5_1(const Strip* s) noexcept nogil:
+    strip(5, 1, s)
+
+
+cdef void strip_5_2(const Strip* s) noexcept nogil:
+    strip(5, 2, s)
+
+
+cdef void strip_7_1(const Strip* s) noexcept nogil:
+    strip(7, 1, s)
+
+
+cdef inline void any_body(const bint tail, const Strip* s) noexcept nogil:
+    """Any kernel width, stride and dilation; 1 to ``STRIP`` pixels, by the masks' low bits."""
+    cdef vf acc[STRIP]
+    cdef vf b, w
+    cdef Py_ssize_t c = s.c, r, k, step = s.x_step
+    cdef const float* x
+    cdef const float* xk
+    cdef const float* wk
+    cdef int i, m, n = VW
+    while c < s.c_end:
+        if tail:
+            n = <int>min(s.c_end - c, VW)
+        elif c + VW > s.c_end:
+            c = s.c_end - VW
+        b = v_zero()
+        if s.bias != NULL:
+            b = v_load(s.bias + c)
+        for i in range(STRIP):
+            acc[i] = b
+        x = s.x + c
+        wk = s.w + c
+        for r in range(s.rows):
+            xk = x
+            for k in range(s.kw):
+                m = s.mask[k]
+                w = v_load(wk)
+                for i in range(STRIP):
+                    if m & (1 << i):
+                        if tail:
+                            acc[i] = v_fma(v_load_n(xk + i * step, n), w, acc[i])
+                        else:
+                            acc[i] = v_fma(v_load(xk + i * step), w, acc[i])
+                xk += s.x_tap
+                wk += s.tap
+            x += s.x_row
+            wk += s.w_row - s.kw * s.tap
+        if s.pixels == STRIP:
+            finish(STRIP, tail, acc, s, c, n)
+        else:
+            store_some(tail, acc, s, c, n)
+        c += VW
+
+
+cdef inline void store_some(
+    const bint tail, vf* acc, const Strip* s, Py_ssize_t c, int n
+) noexcept nogil:
+    """As ``finish``, for the first ``s.pixels`` accumulators."""
+    cdef vf lo = v_set(s.lo), hi = v_set(s.hi), v
+    cdef int i
+    for i in range(STRIP):
+        if i < s.pixels:
+            v = acc[i]
+            if s.res != NULL:
+                if tail:
+                    v = v_add(v, v_load_n(s.res + c + i * s.r_w, n))
+                else:
+                    v = v_add(v, v_load(s.res + c + i * s.r_w))
+            v = v_min(hi, v_max(lo, v))
+            if tail:
+                v_store_n(s.y + c + i * s.y_w, v, n)
+            else:
+                v_store(s.y + c + i * s.y_w, v)
+
+
+cdef void strip_any(const Strip* s) noexcept nogil:
+    any_body(False, s)
+
+
+cdef void strip_any_narrow(const Strip* s) noexcept nogil:
+    any_body(True, s)
+
+
+ctypedef void (*strip_fn)(const Strip*) noexcept nogil
+
+
+cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
+    """Buffers: x, weights ``[taps][tap]``, bias (``tap`` floats) or NULL, residual or NULL, y."""
+    cdef const DepthwiseParams* p = <const DepthwiseParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const float* weights = <const float*>c.buf[1]
+    cdef const float* residual = <const float*>c.buf[3]
+    cdef float* y = <float*>c.buf[4]
+    cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
+    # The last block takes the channels left over, so that every block has a whole vector.
+    cdef int64_t channel_blocks = max(1, p.channels // p.block_channels)
+    cdef int64_t tiles = (p.ow + STRIP - 1) // STRIP
+    cdef int64_t units = p.n * row_blocks * channel_blocks
+    cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
+    cdef int64_t n, cb, oh, oh_begin, oh_end, t, t_begin, t_end, ih, iw, kh, kh_end, ow, k, i
+    cdef bint special = False
+    cdef int32_t mask[MAX_TILES][MAX_KW]
+    cdef Strip s
+    cdef strip_fn run = strip_any
+    if p.channels < VW:
+        run = strip_any_narrow
+    elif p.dilation_w == 1 and p.ow >= 4:
+        special = True
+        if p.kw == 3 and p.stride_w == 1: run = strip_3_1
+        elif p.kw == 3 and p.stride_w == 2: run = strip_3_2
+        elif p.kw == 5 and p.stride_w == 1: run = strip_5_1
+        elif p.kw == 5 and p.stride_w == 2: run = strip_5_2
+        elif p.kw == 7 and p.stride_w == 1: run = strip_7_1
+        else: special = False
+    s.bias = <const float*>c.buf[2]
+    s.res = NULL
+    s.x_row = p.dilation_h * p.x_h
+    s.w_row = p.kw * p.tap
+    s.x_w = p.x_w
+    s.tap = p.tap
+    s.r_w = p.r_w
+    s.y_w = p.y_w
+    s.kw = p.kw
+    s.x_tap = p.dilation_w * p.x_w
+    s.x_step = p.stride_w * p.x_w
+    s.ahead = min(p.stride_h, p.kh) if p.dilation_h == 1 else 0
+    s.lo = p.lo
+    s.hi = p.hi
+    while unit < end:
+        cb = unit % channel_blocks
+        oh_begin = unit // channel_blocks % row_blocks * p.block_rows
+        oh_end = min(oh_begin + p.block_rows, p.oh)
+        n = unit // (channel_blocks * row_blocks)
+        unit += 1
+        s.c = cb * p.block_channels
+        s.c_end = p.channels if cb == channel_blocks - 1 else s.c + p.block_channels
+        t_begin = 0
+        while t_begin < tiles:
+            t_end = min(t_begin + p.block_tiles, tiles)
+            for t in range(t_begin, t_end):
+                ow = p.ow * t // tiles
+                s.pixels = <int>(p.ow * (t + 1) // tiles - ow)
+                iw = ow * p.stride_w - p.pad_w
+                if special:
+                    mask[t - t_begin][0] = valid(
+                        iw, p.w, 1, (s.pixels - 1) * p.stride_w + p.kw)
+                else:
+                    for k in range(p.kw):
+                        mask[t - t_begin][k] = valid(
+                            iw + k * p.dilation_w, p.w, p.stride_w, s.pixels)
+            for oh in range(oh_begin, oh_end):
+                ih = oh * p.stride_h - p.pad_h
+                kh = (-ih + p.dilation_h - 1) // p.dilation_h if ih < 0 else 0
+                kh_end = 0
+                if ih < p.h:
+                    kh_end = min(p.kh, (p.h - ih + p.dilation_h - 1) // p.dilation_h)
+                s.rows = max(0, kh_end - kh)
+                s.w = weights + kh * s.w_row
+                for t in range(t_begin, t_end):
+                    ow = p.ow * t // tiles
+                    s.pixels = <int>(p.ow * (t + 1) // tiles - ow)
+                    s.mask = mask[t - t_begin]
+                    s.x = (x + n * p.x_n + (ih + kh * p.dilation_h) * p.x_h
+                           + (ow * p.stride_w - p.pad_w) * p.x_w)
+                    s.y = y + n * p.y_n + oh * p.y_h + ow * p.y_w
+                    if residual != NULL:
+                        s.res = residual + n * p.r_n + oh * p.r_h + ow * p.r_w
+                    run(&s)
+                    if p.act > ACT_CLIP:
+                        for i in range(s.pixels):
+                            activate(p.act, p.alpha, p.beta, s.y + i * p.y_w + s.c, s.c_end - s.c)
+            t_begin = t_end
+
+
+cdef inline int32_t valid(int64_t first, int64_t size, int64_t step, int64_t count) noexcept nogil:
+    """Bit i says whether ``first + i * step`` lies in ``0..size-1``, for i below ``count``."""
+    cdef int32_t bits = 0
+    cdef int64_t i
+    for i in range(count):
+        if 0 <= first < size:
+            bits |= <int32_t>1 << i
+        first += step
+    return bits
+
+
+def pack_depthwise(**values):
+    """The bytes of ``DepthwiseParams``, from one keyword per field."""
+    cdef DepthwiseParams p = values
+    return (<char*>&p)[:sizeof(DepthwiseParams)]
+
+
+KERNELS = {"depthwise": (<uintptr_t>&depthwise, pack_depthwise)}
+CONSTANTS = {"STRIP": STRIP, "MAX_TILES": MAX_TILES, "MAX_KW": MAX_KW}

@@ -26,7 +26,7 @@ cdef inline void tile_body(
 ) noexcept nogil:
     cdef vf acc[MR][2]
     cdef const float* p[MR]
-    cdef vf b0, b1, a, lo, hi
+    cdef vf b0, b1, b2, b3, a, lo, hi
     cdef Py_ssize_t t, c
     cdef int i, j, n
     cdef float* y
@@ -43,7 +43,28 @@ cdef inline void tile_body(
     for t in range(taps):
         for i in range(mr):
             p[i] = rows[t * MR + i]
-        for c in range(channels):
+        c = 0
+        if VW == 16:
+            # Two channels at a time: each row's address is fetched once for both (there are more
+            # rows than general registers), and the 32 vector registers hold both weight pairs.
+            while c + 2 <= channels:
+                b0 = v_load(w)
+                b2 = v_load(w + 2 * VW)
+                if nv == 2:
+                    b1 = v_load(w + VW)
+                    b3 = v_load(w + 3 * VW)
+                w += 4 * VW
+                for i in range(mr):
+                    a = v_set(p[i][c])
+                    acc[i][0] = v_fma(a, b0, acc[i][0])
+                    if nv == 2:
+                        acc[i][1] = v_fma(a, b1, acc[i][1])
+                    a = v_set(p[i][c + 1])
+                    acc[i][0] = v_fma(a, b2, acc[i][0])
+                    if nv == 2:
+                        acc[i][1] = v_fma(a, b3, acc[i][1])
+                c += 2
+        while c < channels:
             b0 = v_load(w)
             if nv == 2:
                 b1 = v_load(w + VW)
@@ -53,6 +74,8 @@ cdef inline void tile_body(
                 acc[i][0] = v_fma(a, b0, acc[i][0])
                 if nv == 2:
                     acc[i][1] = v_fma(a, b1, acc[i][1])
+            c += 1
+    v_fence()
     lo = v_set(e.lo)
     hi = v_set(e.hi)
     for i in range(mr):

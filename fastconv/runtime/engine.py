@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import queue
 import threading
 import weakref
 from collections import OrderedDict
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import knobs
-from ..errors import FastconvError, ModelError
+from ..errors import FastconvError, MemoryLimitError, ModelError
 from ..graph import Graph, Node, TensorType
 from ..plan import PackCache, Plan, annotate, make_plan
 from ..plan.lowering import Step
@@ -23,19 +25,63 @@ from .executor import Context, Program
 DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_forked = False
+
+#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, whose
+#: team of threads is gone, so steps that need a team run in a worker of the child's own instead.
+_survivor: int | None = None
+_worker: Worker | None = None
 
 
 def _after_fork() -> None:
     """In a forked child: no lock is held, no context is in use, and OpenMP's team is gone."""
-    global _forked
-    _forked = True
+    global _survivor, _worker
+    _survivor = threading.get_ident()
+    _worker = None
     for engine in list(_engines):
         engine._lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class Worker:
+    """A thread that runs one call after another until it is told to stop."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future] | None]
+        self._calls = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="fastconv-after-fork", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, future = call
+            try:
+                function()
+            except BaseException as e:
+                future.error = e
+            future.done.release()
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Run ``function`` in the thread and wait; raises what it raises."""
+        future = Future()
+        self._calls.put((function, future))
+        future.done.acquire()
+        if future.error is not None:
+            raise future.error
+
+    def stop(self) -> None:
+        """End the thread once the call in hand is done."""
+        self._calls.put(None)
+
+
+class Future:
+    """What a call in a worker came to; ``done`` is released when it has."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
 
 
 class Prepared:
@@ -50,50 +96,64 @@ class Prepared:
         self.plan = plan
         self.program = Program(steps, plan.arena_size, plan.keep, used)
         self.pool: list[Context] = []
-        self.outputs = [
-            (name, tuple(plan.types[name].shape or ()), plan.types[name].dtype)
+        self.n_externals = len(plan.externals)
+        index = {name: i for i, name in enumerate(plan.externals)}
+        results = set(plan.results)
+        self.inputs = [(i, name) for name, i in index.items() if name not in results]
+        self.outputs: list[tuple[int, str, Any, Any]] = [
+            (index[name], name, plan.types[name].shape, plan.types[name].dtype)
             for name in plan.results
         ]
-        self.order = {name: i for i, name in enumerate(plan.externals)}
+        #: Whether the results are all of the graph's outputs, with nothing left to do.
+        self.complete = not plan.known and not plan.eager and plan.rest is None
 
     def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
-        externals: list[Any] = [None] * len(self.order)
-        for name, i in self.order.items():
-            if name in feeds:
-                externals[i] = feeds[name]
+        externals: list[Any] = [None] * self.n_externals
+        for i, name in self.inputs:
+            externals[i] = feeds[name]
         result = {}
-        for name, shape, dtype in self.outputs:
-            result[name] = externals[self.order[name]] = np.empty(shape, dtype)
+        for i, name, shape, dtype in self.outputs:
+            result[name] = externals[i] = np.empty(shape, dtype)
+        if _survivor is not None and self.program.max_threads > 1:
+            if threading.get_ident() == _survivor:
+                self._run_in_worker(externals, times)
+                return result
         try:
             context = self.pool.pop()
         except IndexError:
-            context = Context(self.program)
+            context = self._context()
         try:
-            if _forked and self.program.max_threads > 1:
-                _run_in_thread(context, externals, times)
-            else:
-                context.run(externals, times)
+            context.run(externals, times)
         finally:
             self.pool.append(context)
         return result
 
-
-def _run_in_thread(context: Context, externals: list[Any], times: np.ndarray | None) -> None:
-    """Run in a new thread: OpenMP in a forked child hangs in the threads that used it before."""
-    error: list[BaseException] = []
-
-    def target() -> None:
+    def _context(self) -> Context:
         try:
-            context.run(externals, times)
-        except BaseException as e:
-            error.append(e)
+            return Context(self.program)
+        except (MemoryError, OSError, OverflowError, ValueError) as e:
+            size = self.program.arena_size
+            raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
 
-    thread = threading.Thread(target=target, name="fastconv-after-fork")
-    thread.start()
-    thread.join()
-    if error:
-        raise error[0]
+    def _run_in_worker(self, externals: list[Any], times: np.ndarray | None) -> None:
+        global _worker
+
+        def call() -> None:
+            # The context goes back to the pool when it is free, not when Ctrl-C ends the waiting.
+            context = self.pool.pop() if self.pool else self._context()
+            try:
+                context.run(externals, times)
+            finally:
+                self.pool.append(context)
+
+        worker, _worker = _worker or Worker(), None
+        try:
+            worker.run(call)
+        except BaseException:
+            worker.stop()  # interrupted, it may be busy for a while yet
+            raise
+        _worker = worker
 
 
 def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
@@ -152,6 +212,7 @@ class Engine:
         self.memory_limit = memory_limit
         self.max_plans = int(knobs.PLANS.get() or DEFAULT_PLANS)
         self._plans: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+        self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._lock = threading.Lock()
         _engines.add(self)
@@ -161,21 +222,22 @@ class Engine:
         key = tuple([(feeds[n].shape, feeds[n].dtype) for n in self.graph.inputs])
         prepared = self._plans.get(key)
         if prepared is not None:
+            self._used = key
             return prepared
         with self._lock:
             prepared = self._plans.get(key)
             if prepared is None:
-                types = {
-                    n: TensorType(feeds[n].dtype, tuple(feeds[n].shape or ()))
-                    for n in self.graph.inputs
-                }
+                types = {n: _type(feeds[n]) for n in self.graph.inputs}
                 plan = make_plan(
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa
                 )
                 prepared = Prepared(plan, self.threads)
+                if self._used in self._plans:
+                    self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
                     self._plans.popitem(last=False)
                 self._plans[key] = prepared
+                self._used = key
             return prepared
 
     def run(
@@ -194,20 +256,27 @@ class Engine:
             times = np.zeros(len(plan.steps))
             profile.append((plan, times))
         values: dict[str, Any] = prepared.run(feeds, times)
-        if not plan.known and not plan.eager and len(values) == len(self.graph.outputs):
+        if prepared.complete and len(values) == len(self.graph.outputs):
             return values
+        fresh = {id(v) for v in values.values()}
         values.update(plan.known)
         for name, array in feeds.items():
-            values.setdefault(name, array)
+            values.setdefault(name, array.value if isinstance(array, Opaque) else array)
         for node in plan.eager:
             run_node(node, values, self.graph.consts)
         if plan.rest is not None:
-            values.update(self._run_rest(plan.rest, values, profile))
-        return {n: self._result(n, values) for n in self.graph.outputs}
+            rest = self._run_rest(plan.rest, values, profile)
+            fresh.update(map(id, rest.values()))
+            values.update(rest)
+        return {n: self._result(n, values, fresh) for n in self.graph.outputs}
 
-    def _result(self, name: str, values: Mapping[str, Any]) -> Any:
+    def _result(self, name: str, values: Mapping[str, Any], fresh: set[int]) -> Any:
+        """An output that shares no memory with a constant, an input or another output."""
         array = values[name] if name in values else self.graph.consts[name]
-        return array.copy() if isinstance(array, np.ndarray) and not array.flags.owndata else array
+        if id(array) in fresh:
+            fresh.discard(id(array))
+            return array
+        return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
 
     def _run_rest(
         self, rest: Graph, values: Mapping[str, Any], profile: list[Any] | None
@@ -221,8 +290,25 @@ class Engine:
         feeds = {}
         for n in rest.inputs:
             v = values[n] if n in values else self.graph.consts[n]
-            feeds[n] = np.ascontiguousarray(v) if isinstance(v, np.ndarray) and v.ndim else v
+            if not isinstance(v, np.ndarray):
+                feeds[n] = Opaque(v)
+            else:
+                feeds[n] = np.ascontiguousarray(v) if v.ndim else v
         return engine.run(feeds, profile)
+
+
+class Opaque:
+    """A fed value that is no tensor (a sequence, an absent optional): only Python nodes read it."""
+
+    shape = None
+    dtype = None
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _type(value: Any) -> TensorType:
+    return TensorType(value.dtype, None if value.shape is None else tuple(value.shape))
 
 
 def run_node(node: Node, values: dict[str, Any], consts: Mapping[str, np.ndarray]) -> None:

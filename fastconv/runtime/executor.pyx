@@ -165,7 +165,12 @@ cdef class Context:
             # start at a 2 MiB boundary and ask for huge pages (the TLB covers little with 4 KiB).
             huge = 2 << 20
             big = size >= 2 * huge
-            self.arena = mmap.mmap(-1, size + (huge if big else 0))
+            total = size + (huge if big else 0)
+            if hasattr(mmap, "MAP_PRIVATE"):
+                # The default is a shared mapping, which a forked child would write to as well.
+                self.arena = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            else:
+                self.arena = mmap.mmap(-1, total)
             PyObject_GetBuffer(self.arena, &self.arena_view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
             self.has_view = True
             self.base = <char*>self.arena_view.buf
@@ -232,16 +237,16 @@ cdef class Context:
                 if program.refs[i].kind == EXTERNAL:
                     self.pointers[i] = views[program.refs[i].value].buf
             with nogil:
-                mode = flush_all(program.max_threads)
+                mode = fastconv_flush()
                 start = fastconv_now()
                 try:
                     for i in range(program.n_steps):
                         s = &self.steps[i]
                         if s.kernel == NULL:
                             with gil:
-                                restore_all(program.max_threads, mode)
+                                fastconv_restore(mode)
                                 program.functions[i](self, externals)
-                                flush_all(program.max_threads)
+                                fastconv_flush()
                         elif s.threads == 1:
                             s.kernel(&s.call, 0, 1)
                         else:
@@ -256,7 +261,7 @@ cdef class Context:
                             with gil:
                                 PyErr_CheckSignals()
                 finally:
-                    restore_all(program.max_threads, mode)
+                    fastconv_restore(mode)
         finally:
             for i in range(got):
                 PyBuffer_Release(&views[i])
@@ -267,22 +272,11 @@ cdef class Context:
 cdef void parallel(Step* s) noexcept nogil:
     cdef int t
     for t in prange(s.threads, num_threads=s.threads, schedule="static", chunksize=1):
-        s.kernel(&s.call, t, s.threads)
+        piece(s, t)
 
 
-cdef unsigned long flush_all(int threads) noexcept nogil:
-    """Flush denormals in every thread of the team; returns the calling thread's former mode."""
+cdef void piece(Step* s, int thread) noexcept nogil:
+    """One thread's share of a step; denormals are flushed in that thread for as long."""
     cdef unsigned long mode = fastconv_flush()
-    cdef int t
-    if threads > 1:
-        for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            fastconv_flush()
-    return mode
-
-
-cdef void restore_all(int threads, unsigned long mode) noexcept nogil:
-    cdef int t
-    if threads > 1:
-        for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            fastconv_restore(mode)
+    s.kernel(&s.call, thread, s.threads)
     fastconv_restore(mode)

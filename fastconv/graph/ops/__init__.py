@@ -1,5 +1,35 @@
 """Every operator, one module per family; importing this fills the registry."""
 
-from . import conv, elementwise, matmul, move, norm, pool, reduce, resize, shape
+from . import (
+    activations,
+    binary,
+    conv,
+    elementwise,
+    indexing,
+    logic,
+    matmul,
+    move,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+    unary,
+)
 
-__all__ = ["conv", "elementwise", "matmul", "move", "norm", "pool", "reduce", "resize", "shape"]
+__all__ = [
+    "activations",
+    "binary",
+    "conv",
+    "elementwise",
+    "indexing",
+    "logic",
+    "matmul",
+    "move",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+    "shape",
+    "unary",
+]

@@ -1,0 +1,161 @@
+"""Operators that fastconv has no code for: run by ``onnx.reference``, the onnx package's own.
+
+The onnx package is imported when such an operator first runs, and only then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError, UnsupportedError
+from ..graph import Op, TensorType
+from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
+from .tensors import to_array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Foreign(Op):
+    """A node kept as it stands in the file.
+
+    Attributes:
+        node: the node.
+        model: the model that it comes from (opsets, functions, external data).
+        opsets: the opset of every domain where the node stands.
+        captured: outer values that its subgraphs read; they follow the node's own inputs.
+    """
+
+    node: NodeDef
+    model: Model
+    opsets: dict[str, int]
+    captured: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.node.domain}.{self.node.op_type}" if self.node.domain else self.node.op_type
+
+    @property
+    def deterministic(self) -> bool:  # type: ignore[override]
+        return not self.node.op_type.startswith("Random") and self.node.op_type not in (
+            "Bernoulli",
+            "Multinomial",
+            "Dropout",
+        )
+
+    def infer(self, types, values):
+        return [TensorType(None, None) for _ in self.node.outputs]
+
+    def compute(self, xs):
+        session = self.__dict__.get("_session")
+        if session is None:
+            session = self._make_session()
+            object.__setattr__(self, "_session", session)
+        names = [*self.node.inputs, *self.captured]
+        feeds = {n: x for n, x in zip(names, xs, strict=True) if n and x is not None}
+        return session.run(None, feeds)
+
+    def _make_session(self) -> Any:
+        try:
+            import onnx
+            import onnx.reference
+        except ImportError as e:
+            raise UnsupportedError(
+                f"{self.label} has no native kernel and needs the onnx package: "
+                "pip install 'fastconv[onnx]'"
+            ) from e
+        names = dict.fromkeys(n for n in (*self.node.inputs, *self.captured) if n)
+        inputs = [onnx.helper.make_empty_tensor_value_info(n) for n in names]
+        outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in self.node.outputs if n]
+        graph = onnx.helper.make_graph(
+            [node_to_onnx(self.node, self.model)], "node", inputs, outputs
+        )
+        imports = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
+        model = onnx.helper.make_model(graph, opset_imports=imports)
+        model.ir_version = min(model.ir_version, self.model.ir_version)
+        try:
+            return onnx.reference.ReferenceEvaluator(model)
+        except (NotImplementedError, RuntimeError, ValueError, KeyError, TypeError) as e:
+            message = str(e).splitlines()[0]
+            raise UnsupportedError(f"{self.label}: onnx.reference cannot run it: {message}") from e
+
+
+def node_to_onnx(node: NodeDef, model: Model) -> Any:
+    """The node as ``onnx.NodeProto``."""
+    import onnx
+
+    proto = onnx.helper.make_node(
+        node.op_type, list(node.inputs), list(node.outputs), name=node.name, domain=node.domain
+    )
+    if node.overload:
+        proto.overload = node.overload
+    codes = {name: code for code, name in ATTRIBUTE_TYPES.items()}
+    for a in node.attributes.values():
+        value = _value_to_onnx(a, a.value, model)
+        proto.attribute.append(onnx.helper.make_attribute(a.name, value, attr_type=codes[a.type]))
+    return proto
+
+
+def _value_to_onnx(attr: Attr, value: Any, model: Model) -> Any:
+    if isinstance(value, list):
+        return [_value_to_onnx(attr, v, model) for v in value]
+    if isinstance(value, TensorDef):
+        return tensor_to_onnx(value, model)
+    if isinstance(value, GraphDef):
+        return graph_to_onnx(value, model)
+    if isinstance(value, SparseTensorDef):
+        raise UnsupportedError(f"attribute {attr.name!r} is a sparse tensor")
+    if attr.type.startswith("TYPE_PROTO"):
+        raise UnsupportedError(f"attribute {attr.name!r} is a type")
+    return value
+
+
+def tensor_to_onnx(tensor: TensorDef, model: Model) -> Any:
+    """A stored tensor as ``onnx.TensorProto``; narrow floats are widened to float32."""
+    import onnx
+
+    return onnx.numpy_helper.from_array(np.array(to_array(tensor, model)), tensor.name)
+
+
+def graph_to_onnx(graph: GraphDef, model: Model) -> Any:
+    """A subgraph as ``onnx.GraphProto``."""
+    import onnx
+
+    def info(v: Any) -> Any:
+        if v.kind == "tensor" and v.elem_type:
+            return onnx.helper.make_tensor_value_info(v.name, v.elem_type, v.shape)
+        return onnx.helper.make_empty_tensor_value_info(v.name)
+
+    return onnx.helper.make_graph(
+        [node_to_onnx(n, model) for n in graph.nodes],
+        graph.name or "graph",
+        [info(v) for v in graph.inputs],
+        [info(v) for v in graph.outputs],
+        [tensor_to_onnx(t, model) for t in graph.initializers.values()],
+    )
+
+
+def free_names(graph: GraphDef, depth: int = 0) -> list[str]:
+    """The outer values that a subgraph reads, in order of first use."""
+    if depth > 64:
+        raise ModelError(f"subgraph {graph.name!r} is nested more than 64 deep")
+    bound = {v.name for v in graph.inputs} | set(graph.initializers)
+    bound |= {o for n in graph.nodes for o in n.outputs}
+    found: dict[str, None] = {}
+    for n in graph.nodes:
+        used = [i for i in n.inputs if i] + captures(n, depth + 1)
+        found.update((u, None) for u in used if u not in bound)
+    found.update((v.name, None) for v in graph.outputs if v.name not in bound)
+    return list(found)
+
+
+def captures(node: NodeDef, depth: int = 0) -> list[str]:
+    """The outer values that a node's subgraphs read."""
+    names: dict[str, None] = {}
+    for a in node.attributes.values():
+        graphs = a.value if isinstance(a.value, list) else [a.value]
+        for g in graphs:
+            if isinstance(g, GraphDef):
+                names.update((n, None) for n in free_names(g, depth))
+    return list(names)

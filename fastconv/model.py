@@ -1,0 +1,323 @@
+"""``fastconv.load`` and :class:`Model`: a model file, ready to run on NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import FastconvError, InputError, OptionError, UnsupportedError
+from .graph import Graph, Sym, TensorType
+from .importer.build import build_graph
+from .importer.foreign import Foreign
+from .importer.proto import open_model
+from .passes import optimize
+from .runtime.engine import Engine, Prepared
+from .threads import check_threads
+
+FALLBACKS = ("warn", "error", "allow")
+
+
+class FallbackWarning(UserWarning):
+    """Some operators of a model run through ``onnx.reference``: right, but slow."""
+
+
+class TensorInfo(NamedTuple):
+    """A model input or output.
+
+    Attributes:
+        name: its name in the file.
+        shape: dimensions; a str names a size that may vary, None is unknown. None for the whole
+            when even the rank is unknown.
+        dtype: NumPy dtype.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...] | None
+    dtype: np.dtype[Any] | None
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+    threads: int | None = None,
+    fallback: str = "warn",
+    *,
+    memory_limit: int | None = None,
+    optimize: bool = True,
+    disable: Iterable[str] = (),
+) -> Model:
+    """Load an ONNX model.
+
+    Args:
+        source: path of an .onnx file, or its bytes.
+        threads: threads per run; None or 0 for the physical cores that this process may use.
+        fallback: what to do with operators that have no native kernel: ``"warn"`` runs them
+            through ``onnx.reference`` and warns once, ``"allow"`` does so silently, ``"error"``
+            refuses the model.
+        memory_limit: bytes that the activations of one run may take.
+        optimize: whether to fuse and fold; without, every node runs as it stands in the file.
+        disable: names of optimisation passes to leave out.
+
+    Raises:
+        ModelError: the file is not a sound ONNX model.
+        UnsupportedError: it needs something that fastconv does not run.
+        OptionError: an argument makes no sense.
+    """
+    return Model(
+        source,
+        threads,
+        fallback,
+        memory_limit=memory_limit,
+        optimize=optimize,
+        disable=disable,
+    )
+
+
+class Model:
+    """A loaded model. Safe to run from many threads at once; pickles by its path or bytes.
+
+    Arguments are those of :func:`load`.
+
+    Attributes:
+        inputs, outputs: what goes in and comes out, in order.
+        metadata: the file's metadata_props.
+        graph: the optimised graph.
+        threads: threads per run.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+        threads: int | None = None,
+        fallback: str = "warn",
+        *,
+        memory_limit: int | None = None,
+        optimize: bool = True,
+        disable: Iterable[str] = (),
+    ) -> None:
+        if fallback not in FALLBACKS:
+            raise OptionError(f"fallback={fallback!r}: expected one of {', '.join(FALLBACKS)}")
+        if memory_limit is not None and (
+            not isinstance(memory_limit, int) or isinstance(memory_limit, bool) or memory_limit < 1
+        ):
+            raise OptionError(
+                f"memory_limit={memory_limit!r}: expected bytes, a number ≥ 1, or None"
+            )
+        self.threads = check_threads(threads)
+        disable = tuple(disable)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            source = bytes(source)
+        else:
+            source = os.path.abspath(os.fspath(source))
+        self._source = source
+        self._options = (threads, fallback, memory_limit, optimize, disable)
+        model = open_model(source)
+        self.opset = model.opset_import.get("", 0)
+        self.metadata = dict(model.metadata)
+        self.producer = (model.producer_name, model.producer_version)
+        self.ir_version = model.ir_version
+        self.definition = model
+        original = build_graph(model)
+        self.original = original
+        self.graph: Graph = _optimize(original, disable) if optimize else original
+        self.inputs = [info(n, original.types[n]) for n in original.inputs]
+        self.outputs = [info(n, self._output_type(n)) for n in original.outputs]
+        self._check_fallback(fallback)
+        self._engine = Engine(self.graph, self.threads, memory_limit=memory_limit)
+        self._types = {n: original.types[n] for n in original.inputs}
+        self._single = original.outputs[0] if len(original.outputs) == 1 else None
+
+    def _output_type(self, name: str) -> TensorType:
+        stated = self.original.type_of(name)
+        inferred = self.graph.type_of(name)
+        return stated if stated.shape is not None else inferred
+
+    def _check_fallback(self, fallback: str) -> None:
+        foreign = [n for n in self.graph.nodes if isinstance(n.op, Foreign)]
+        if not foreign or fallback == "allow":
+            return
+        if fallback == "error":
+            rows = "; ".join(f"node {n.name!r} ({n.op.label})" for n in foreign[:20])
+            more = f" and {len(foreign) - 20} more" if len(foreign) > 20 else ""
+            raise UnsupportedError(
+                f"no native kernel for {rows}{more} (opset {self.opset}); "
+                "load with fallback='warn' to run them through onnx.reference"
+            )
+        labels = ", ".join(sorted({n.op.label for n in foreign}))
+        warnings.warn(
+            f"these operators run through onnx.reference, which is slow: {labels}",
+            FallbackWarning,
+            stacklevel=4,
+        )
+
+    def __repr__(self) -> str:
+        name = self._source if isinstance(self._source, str) else f"{len(self._source)} bytes"
+        return f"<fastconv.Model {name!r}: {self.inputs} -> {self.outputs}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        threads, fallback, memory_limit, optimize, disable = self._options
+        return _unpickle, (self._source, threads, fallback, memory_limit, optimize, disable)
+
+    # Running.
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Run on arrays in input order; returns the output array, or a list when there are more.
+
+        Raises:
+            InputError: an array does not fit; names the input, what came and what is wanted.
+        """
+        types = self._types
+        if len(arrays) != len(types):
+            raise InputError(
+                f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
+            )
+        feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+        outs = self._engine.run(feeds)
+        if self._single is not None:
+            return outs[self._single]
+        return [outs[o.name] for o in self.outputs]
+
+    def run(
+        self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run on named arrays; returns the outputs by name (all, or those asked for).
+
+        Raises:
+            InputError: a name, dtype, rank or shape does not fit.
+        """
+        if outputs is not None:
+            known = {o.name for o in self.outputs}
+            for name in outputs:
+                if name not in known:
+                    raise InputError(
+                        f"no output {name!r}; the model has {', '.join(sorted(known))}"
+                    )
+        outs = self._engine.run(self.check_feeds(feeds))
+        return outs if outputs is None else {n: outs[n] for n in outputs}
+
+    def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""
+        parts: list[Any] = []
+        self._engine.run(self.check_feeds(feeds), parts)
+        return parts
+
+    def prepare(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Prepared:
+        """Plan for these input shapes (or the file's own) without running.
+
+        Raises:
+            InputError: a dimension is not known, or does not fit the model.
+        """
+        types: dict[str, np.ndarray | TensorType] = {}
+        for i in self.inputs:
+            shape = tuple((shapes or {}).get(i.name, i.shape or ()))
+            if any(not isinstance(d, int) for d in shape) or i.shape is None:
+                raise InputError(
+                    f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
+                    f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
+                )
+            _check_shape(i.name, self._types[i.name], shape)
+            types[i.name] = TensorType(i.dtype, shape)
+        return self._engine.prepare(types)
+
+    def check_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays as kernels want them (native byte order, C-contiguous), or InputError."""
+        if not isinstance(feeds, Mapping):
+            raise InputError(
+                f"expected a mapping of input names to arrays, got {type(feeds).__name__}"
+            )
+        result = {}
+        for name, wanted in self._types.items():
+            if name not in feeds:
+                given = ", ".join(map(str, feeds)) or "nothing"
+                raise InputError(f"input {name!r} is missing (given: {given})")
+            result[name] = check_array(name, wanted, feeds[name])
+        if len(feeds) > len(result):
+            extra = next(n for n in feeds if n not in result)
+            raise InputError(f"no input {extra!r}; the model takes {', '.join(result)}")
+        return result
+
+    # Looking inside.
+
+    def summary(self, shapes: Mapping[str, Sequence[int]] | None = None) -> str:
+        """A table of layers as text; see ``fastconv inspect``."""
+        from .inspect import describe, render
+
+        return render(describe(self, shapes))
+
+
+def _unpickle(
+    source: Any, threads: Any, fallback: Any, memory_limit: Any, optimize: Any, disable: Any
+) -> Model:
+    return Model(
+        source, threads, fallback, memory_limit=memory_limit, optimize=optimize, disable=disable
+    )
+
+
+def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:
+    return optimize(graph, frozenset(disable))
+
+
+def info(name: str, t: TensorType) -> TensorInfo:
+    """A value's type as users see it: symbols as plain strings."""
+    shape = t.shape
+    if shape is None:
+        return TensorInfo(name, None, t.dtype)
+    dims = tuple(str(d) if isinstance(d, Sym) else d for d in shape)
+    return TensorInfo(name, dims, t.dtype)
+
+
+def _text(shape: Any) -> str:
+    if shape is None:
+        return "[any rank]"
+    return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+def _check_shape(name: str, wanted: TensorType, shape: tuple[int, ...]) -> None:
+    if wanted.shape is None:
+        return
+    if len(shape) != len(wanted.shape):
+        raise InputError(
+            f"input {name!r} has rank {len(shape)} (shape {_text(shape)}); the model wants rank "
+            f"{len(wanted.shape)}: {_text(wanted.shape)}"
+        )
+    for got, want in zip(shape, wanted.shape, strict=True):
+        if isinstance(want, int) and got != want:
+            raise InputError(
+                f"input {name!r} has shape {_text(shape)}; the model wants {_text(wanted.shape)}"
+            )
+
+
+def check_array(name: str, wanted: TensorType, value: Any) -> np.ndarray:
+    """One fed array, checked and made contiguous in native byte order.
+
+    Raises:
+        InputError: it is not an array, or its dtype, rank or shape does not fit.
+    """
+    dtype = wanted.dtype
+    if type(value) is np.ndarray and value.dtype is dtype and value.flags.c_contiguous:
+        if value.shape != wanted.shape:
+            _check_shape(name, wanted, value.shape)
+        return value
+    if not isinstance(value, np.ndarray):
+        try:
+            value = np.asarray(value)
+        except (ValueError, TypeError) as e:
+            raise InputError(f"input {name!r} is not an array: {e}") from None
+        if value.dtype != dtype and value.dtype.kind in "bif" and dtype is not None:
+            value = value.astype(dtype)  # a Python list has no dtype of its own
+    if value.dtype is not dtype:
+        if value.dtype.newbyteorder("=") != dtype and not (
+            dtype == object and value.dtype.kind in "US"
+        ):
+            raise InputError(f"input {name!r} has dtype {value.dtype}; the model wants {dtype}")
+        value = value.astype(dtype)
+    _check_shape(name, wanted, value.shape)
+    if not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value)
+    return value
+
+
+__all__ = ["FallbackWarning", "FastconvError", "Model", "TensorInfo", "load"]

@@ -1,0 +1,75 @@
+"""Graph → Graph: what is done once, when a model is loaded, so that fewer kernels run.
+
+No pass changes a result beyond the rounding of float32: a fusion fires only where the shapes,
+dtypes and constants that it needs are known, where no other node reads what would vanish, and where
+that is no output of the graph. A pass can be left out by name to find the one that is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ..errors import OptionError
+from ..graph import Graph
+from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
+from .activations import fuse_written_out
+from .affine import fold_affine, fold_pads
+from .clean import remove_dead, remove_no_ops
+from .composites import fuse_composites
+from .epilogue import fuse_epilogues
+from .types import fold_constants, hide_names, infer_types, name_types
+
+#: The passes in order, with the reason for the place each has.
+PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
+    # What no output needs must neither be computed nor stop a fusion by reading a value.
+    ("dead-code", remove_dead),
+    # Types, shapes computed by nodes and formulas' constants are known to all later passes.
+    ("fold-constants", fold_constants),
+    # Identity and the like stand between the nodes of patterns.
+    ("no-ops", remove_no_ops),
+    ("pads", fold_pads),
+    # Before affine folding, which would move the "+ 3" of a hard-swish into a bias.
+    ("activations", fuse_written_out),
+    ("composites", fuse_composites),
+    # Before epilogues: weights take what precedes the activation.
+    ("affine", fold_affine),
+    # Last of the fusions, as a node with an activation or a residual matches no other pattern.
+    ("epilogues", fuse_epilogues),
+    # Constants that folding replaced.
+    ("unused", remove_dead),
+]
+
+
+def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool = True) -> Graph:
+    """A graph that computes the same with fewer nodes.
+
+    Args:
+        graph: left as it is; its constants are shared, not copied.
+        disable: names of passes in ``PIPELINE`` to leave out.
+        check: verify the graph's form before the first pass and after each.
+
+    Raises:
+        OptionError: ``disable`` names no pass.
+        ModelError: the graph's form is broken.
+        ShapeError: the shapes in the graph do not fit together; names the node.
+    """
+    unknown = set(disable) - {name for name, _ in PIPELINE}
+    if unknown:
+        names = ", ".join(name for name, _ in PIPELINE)
+        raise OptionError(f"no pass is named {', '.join(sorted(unknown))}; the passes are {names}")
+    graph = graph.copy()
+    inputs = {n: graph.types[n] for n in graph.inputs if n in graph.types}
+    if check:
+        graph.verify()
+    for name, run in PIPELINE:
+        if name not in disable:
+            graph = run(graph)
+        elif run is fold_constants:
+            name_types(graph)  # the passes after it need types even so
+        if check:
+            graph.verify()
+    hide_names(graph, inputs)
+    return graph
+
+
+__all__ = ["PIPELINE", "fold_constants", "infer_types", "optimize"]

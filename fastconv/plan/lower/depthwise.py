@@ -1,0 +1,142 @@
+"""Depthwise convolution: geometry → the ``depthwise`` kernel's parameters and packed weights."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+
+from ...graph.activation import Activation
+from ...graph.window import Window
+from ..lowering import Lowering, aligned_zeros
+from ..memory import Place
+
+#: What the kernel takes: kernel columns, and strips side by side in a block.
+MAX_KW, STRIP, MAX_TILES = 64, 8, 16
+#: Input rows that a strip shares with the next output row should stay in the first-level cache.
+CACHE_BYTES = 24 << 10
+
+
+def suits(win: Window, channels: int, filters: int, group: int) -> bool:
+    """Whether the kernel handles this convolution: one filter per channel, 1-D or 2-D.
+
+    Args:
+        win: the window.
+        channels: input channels per group.
+        filters: output channels per group.
+        group: number of groups.
+    """
+    small = channels == 1 and filters == 1 and group > 1
+    return small and len(win.kernel_shape) <= 2 and win.kernel_shape[-1] <= MAX_KW
+
+
+def pack(w: np.ndarray, vw: int) -> np.ndarray:
+    """Pack ``[channels, 1, *kernel_shape]`` into ``[taps][channels rounded up to vw]``."""
+    channels = w.shape[0]
+    flat = w.reshape(channels, -1)
+    out = aligned_zeros((flat.shape[1], -(-channels // vw) * vw))
+    out[:, :channels] = flat.T
+    return out
+
+
+def lower(
+    low: Lowering,
+    x: Place,
+    wn: str,
+    bn: str,
+    residual: Place | None,
+    y: Place,
+    win: Window,
+    act: Activation | None,
+) -> None:
+    """Append one ``depthwise`` step.
+
+    Args:
+        x, residual, y: channels-last places.
+        wn, bn: names of the constant weight and bias ("" for none).
+        win: the resolved window, 1-D or 2-D.
+        act: what follows the residual, if anything.
+    """
+    from .conv import epilogue, pixel_strides, triple
+
+    if y.size == 0:
+        return
+    vw = low.vector("VW")
+    channels = x.shape[1]
+    padded = -(-channels // vw) * vw
+    weight, bias_array = low.const(wn), low.const(bn)
+    assert weight is not None
+    weights = low.packed(("depthwise", wn), lambda: pack(weight, vw))
+    bias = None
+    if bias_array is not None:
+        bias = low.packed(("depthwise bias", bn), lambda: pack(bias_array[:, None], vw))
+    rank = len(win.kernel_shape)
+    _, h, w = triple(x.shape[2:], 1)
+    _, oh, ow = triple(y.shape[2:], 1)
+    _, kh, kw = triple(win.kernel_shape, 1)
+    _, stride_h, stride_w = triple(win.strides, 1)
+    _, dilation_h, dilation_w = triple(win.dilations, 1)
+    _, pad_h, pad_w = triple(win.pads[:rank], 0)
+    xn, _, xh, xw = pixel_strides(x)
+    yn, _, yh, yw = pixel_strides(y)
+    rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
+    n = x.shape[0]
+    macs = y.size * kh * kw
+    threads = low.threads_for(macs)
+    block_rows, block_channels, block_tiles = blocks(
+        n, oh, ow, channels, kh, (kw - 1) * dilation_w + 1, stride_w, vw, threads
+    )
+    params = dict(
+        n=n, h=h, w=w, x_n=xn, x_h=xh, x_w=xw, oh=oh, ow=ow, y_n=yn, y_h=yh, y_w=yw,
+        r_n=rn, r_h=rh, r_w=rw, kh=kh, kw=kw, stride_h=stride_h, stride_w=stride_w,
+        dilation_h=dilation_h, dilation_w=dilation_w, pad_h=pad_h, pad_w=pad_w,
+        channels=channels, tap=padded, block_rows=block_rows, block_channels=block_channels,
+        block_tiles=block_tiles, **epilogue(act),
+    )  # fmt: skip
+    low.step("depthwise", params, [x, weights, bias, residual, y], macs=macs, threads=threads)
+
+
+def blocks(
+    n: int,
+    oh: int,
+    ow: int,
+    channels: int,
+    kh: int,
+    extent: int,
+    stride: int,
+    vw: int,
+    threads: int,
+) -> tuple[int, int, int]:
+    """How work is cut: (output rows, channels, strips side by side) of a block.
+
+    Args:
+        n, oh, ow: images, and rows and columns of the output.
+        channels: number of channels.
+        kh: kernel rows.
+        extent: input columns that one output pixel spans.
+        stride: input columns from one output pixel to the next.
+        vw: vector lanes.
+        threads: threads that share the work.
+    """
+    tiles = ceil(ow / STRIP)
+
+    def rows_bytes(strips: int, width: int) -> int:
+        pixels = min(strips * STRIP, ow)
+        return kh * ((pixels - 1) * stride + extent) * width * 4
+
+    # Wide windows share many columns with the strip beside them: better two strips of few channels.
+    least = (2 if extent >= 6 * stride else 4) * vw
+    width = max(vw, channels // vw * vw)
+    while width > least and rows_bytes(1, width) > CACHE_BYTES:
+        width = max(least, -(-width // (2 * vw)) * vw)
+    if extent >= 6 * stride:
+        width = min(width, least)
+    strips = 1
+    while strips < min(tiles, MAX_TILES) and rows_bytes(strips + 1, width) <= CACHE_BYTES:
+        strips += 1
+    strips = ceil(tiles / ceil(tiles / strips))
+    rows = oh
+    if threads > 1:
+        per = n * max(1, channels // width)
+        rows = max(1, min(oh, ceil(oh / max(1, ceil(4 * threads / per)))))
+    return rows, width, strips
