@@ -71,6 +71,7 @@ class Dims:
         x = types[0].shape if types[0] is not None else None
         if x is None or len(x) != len(shape):
             return
+        shape[0] = x[0]
         n = len(x) - 2
         kernel = getattr(op, "kernel_shape", None)
         if kernel is None and len(types) > 1 and types[1] is not None and types[1].shape:
