@@ -276,6 +276,15 @@ def test_branches_of_equal_geometry_have_equal_sizes(attrs):
     check(b.done(y), ["Conv", "Conv"], feeds={"x": np.ones((1, 4, 7, 8), np.float32)})
 
 
+@pytest.mark.parametrize("attrs", [{}, {"auto_pad": "SAME_UPPER", "pads": None}])
+def test_sizes_stay_comparable_however_deep_the_network(attrs):
+    b = Build()
+    x = b.input(None, 4, None, "width_of_the_image")
+    for _ in range(12):
+        x = b("Add", downsampled(b, x, **attrs), downsampled(b, x, **attrs))
+    assert kinds(optimize(b.done(x))) == {"Conv": 24}
+
+
 @pytest.mark.parametrize(
     "attrs",
     [{"kernel": 2, "pads": (0,) * 4}, {"strides": (1, 1)}, {"dilations": (2, 2)}, {"kernel": 1}],
