@@ -189,9 +189,10 @@ def test_a_product_with_a_bias_keeps_its_weights():
     assert new.consts[w] is b.graph.consts[w]
 
 
-def test_a_gemm_whose_c_has_rows_stays():
+@pytest.mark.parametrize("shape", [(6, 6), (6, 1)])
+def test_a_gemm_whose_c_has_rows_stays(shape):
     b = Build()
-    y = b("Gemm", b.input(3, 4), b.random(4, 6), b.random(3, 6))
+    y = b("Gemm", b.input(6, 4), b.random(4, 6), b.random(*shape))
     check(b.done(b("Mul", y, b.const(2))), ["Gemm", "Mul"])
 
 

@@ -1,11 +1,15 @@
 """Dead code, no-ops, constant folding and type inference."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from passes_harness import Build, check, kinds
+from passes_harness import Build, check, feeds_for, kinds
 
 from fastconv.errors import ModelError, OptionError, ShapeError
 from fastconv.graph import Sym, TensorType
+from fastconv.importer.build import build_graph
+from fastconv.importer.proto import open_model
 from fastconv.passes import PIPELINE, infer_types, optimize
 from fastconv.passes.types import FOLD_LIMIT
 
@@ -243,3 +247,94 @@ def test_a_broken_graph_is_refused():
     b.graph.outputs = ["v0"]
     with pytest.raises(ModelError, match="nowhere"):
         optimize(b.graph)
+
+
+def residual_block(b, x, **attrs):
+    first = b("Relu", b("Conv", x, b.random(4, 4, 3, 3), **attrs))
+    second = b("Conv", first, b.random(4, 4, 3, 3), **attrs)
+    return b("Relu", b("Add", second, x))
+
+
+@pytest.mark.parametrize("shape", [(None, 4, None, None), ("N", 4, "H", "W"), ("?", 4, "?", "?")])
+@pytest.mark.parametrize("attrs", [{"pads": (1,) * 4}, {"auto_pad": "SAME_LOWER"}])
+def test_a_conv_that_keeps_its_size_keeps_its_symbol(shape, attrs):
+    b = Build()
+    y = residual_block(b, b("Tanh", b.input(*shape)), **attrs)
+    assert kinds(optimize(b.done(y))) == {"Tanh": 1, "Conv+clip": 2}
+
+
+def downsampled(b, x, **attrs):
+    attrs = {"kernel": 3, "strides": (2, 2), "pads": (1,) * 4} | attrs
+    return b("Conv", x, b.random(4, 4, *(attrs.pop("kernel"),) * 2), **attrs)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"kernel": 1, "pads": (0,) * 4}, {"pads": (2, 2, 0, 0)}])
+def test_branches_of_equal_geometry_have_equal_sizes(attrs):
+    b = Build()
+    x = b.input(None, 4, None, None)
+    y = b("Add", downsampled(b, x), downsampled(b, x, **attrs))
+    check(b.done(y), ["Conv", "Conv"], feeds={"x": np.ones((1, 4, 7, 8), np.float32)})
+
+
+@pytest.mark.parametrize("attrs", [{}, {"auto_pad": "SAME_UPPER", "pads": None}])
+def test_sizes_stay_comparable_however_deep_the_network(attrs):
+    b = Build()
+    x = b.input(None, 4, None, "width_of_the_image")
+    for _ in range(12):
+        x = b("Add", downsampled(b, x, **attrs), downsampled(b, x, **attrs))
+    assert kinds(optimize(b.done(x))) == {"Conv": 24}
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [{"kernel": 2, "pads": (0,) * 4}, {"strides": (1, 1)}, {"dilations": (2, 2)}, {"kernel": 1}],
+)
+def test_branches_of_other_geometry_have_other_sizes(attrs):
+    b = Build()
+    x = b.input(None, 4, None, None)
+    y = b("Add", downsampled(b, x), downsampled(b, x, **attrs))
+    assert kinds(optimize(b.done(y))) == {"Conv": 2, "Add": 1}
+
+
+@pytest.mark.parametrize("shape", [(None, 4, None, None), ("?", 4, "?", "?")])
+def test_sizes_of_two_inputs_are_not_taken_to_be_equal(shape):
+    b = Build()
+    x, r = b.input(*shape), b.input(*shape, name="r")
+    y = b("Conv", x, b.random(4, 4, 1, 1))
+    assert kinds(optimize(b.done(b("Add", y, r)))) == {"Conv": 1, "Add": 1}
+
+
+@pytest.mark.parametrize("pads", [(0,) * 4, (1, 1, 0, 1), (2,) * 4])
+def test_a_conv_that_changes_its_size_changes_its_symbol(pads):
+    b = Build()
+    x = b.input(1, 4, None, None)
+    y = b("Conv", x, b.random(4, 4, 3, 3), pads=pads)
+    assert kinds(optimize(b.done(b("Add", y, x)))) == {"Conv": 1, "Add": 1}
+
+
+def test_a_broadcast_of_two_symbols_is_neither():
+    b = Build()
+    x = b.input(1, 4, "H", "W")
+    y = b("Conv", x, b.random(4, 4, 1, 1))
+    wide = b("Mul", x, b.input(1, 4, "I", "W", name="r"))  # H may be 1 where I is not
+    assert kinds(optimize(b.done(b("Add", y, wide)))) == {"Conv": 1, "Mul": 1, "Add": 1}
+
+
+def test_names_that_passes_give_to_sizes_do_not_show():
+    b = Build()
+    x = b.input(None, 4, None, "W")
+    graph = b.done(b("Relu", b("Conv", x, b.random(4, 4, 1, 1))))
+    new = optimize(graph)
+    infer_types(graph)
+    for g in (graph, new):
+        assert g.types["x"].shape == (None, 4, None, Sym("W"))
+        assert g.types["v1"].shape == (None, 4, None, Sym("W"))
+
+
+def test_bundled_lenet_computes_the_same():
+    model = Path(__file__).parent.parent / "models" / "lenet5.onnx"
+    graph = build_graph(open_model(model))
+    new = check(graph, feeds=feeds_for(graph))
+    assert kinds(new)["Relu"] == 0
+    assert len(new.nodes) < len(graph.nodes)
+    assert {s for n in new.nodes for s in n.sources or (n.name,)} == {n.name for n in graph.nodes}

@@ -33,6 +33,7 @@ def test_a_channel_shuffle_becomes_one_node(batch, lead, groups):
         ([2, 2, 6, 4, 4], (0, 2, 1, 3, 4), [2, 12, 16]),
         ([2, 12, 2, 2, 4], (0, 2, 1, 3, 4), [2, 12, 4, 4]),
         ([4, 2, 3, 4, 4], (0, 2, 1, 3, 4), [2, 12, 4, 4]),
+        ([4, 2, 6, 2, 4], (0, 2, 1, 3, 4), [2, 12, 4, 4]),
     ],
 )
 def test_what_is_not_a_channel_shuffle_stays(split, perm, back):

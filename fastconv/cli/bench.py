@@ -69,7 +69,8 @@ def add_parser(commands: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from ..inspect import concrete_shapes, describe, random_feeds
+    from ..feeds import concrete_shapes, random_feeds
+    from ..inspect import describe
     from ..peak import measure_gflops, measure_peak
 
     start = perf_counter()

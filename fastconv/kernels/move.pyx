@@ -114,6 +114,14 @@ ctypedef fused element:
 cdef inline void copy_bytes(char* y, const char* x, int64_t n) noexcept nogil:
     """memcpy that is quick on the short rows of a few channels."""
     cdef int64_t i = 0
+    cdef uint64_t head, tail
+    if 8 <= n <= 16:
+        # Two pieces that may overlap.
+        memcpy(&head, x, 8)
+        memcpy(&tail, x + n - 8, 8)
+        memcpy(y, &head, 8)
+        memcpy(y + n - 8, &tail, 8)
+        return
     if n < 4 * VW or n > 2048:
         memcpy(y, x, n)
         return
@@ -126,6 +134,9 @@ cdef inline void copy_bytes(char* y, const char* x, int64_t n) noexcept nogil:
 
 
 # Transposition of a matrix: y[r * y_row + c] = x[r + c * x_col].
+
+cdef enum:
+    BAND = 64       # rows or columns that one piece of work transposes
 
 cdef inline void zip_columns(
     const int cols, const float* x, int64_t x_col, float* y, int64_t rows
@@ -227,6 +238,19 @@ cdef void matrix32(
         elif rows == 3: unzip_rows(3, x, y, y_row, cols)
         else: unzip_rows(4, x, y, y_row, cols)
         return
+    if rows <= BAND:
+        # The short side is the inner loop: what one pass touches stays in the cache.
+        c = 0
+        while c < cols:
+            r = 0
+            while r < rows:
+                block32(
+                    x + r + c * x_col, x_col, y + r * y_row + c, y_row,
+                    <int>min(<int64_t>VW, rows - r), <int>min(<int64_t>VW, cols - c),
+                )
+                r += VW
+            c += VW
+        return
     while r < rows:
         c = 0
         while c < cols:
@@ -280,7 +304,7 @@ cdef void transpose(const int item, const Call* c, int thread, int threads) noex
     cdef bint tall = p.rows >= p.cols
     # The longer side is cut into bands; a band of rows or columns is one piece of work.
     cdef int64_t longer = p.rows if tall else p.cols
-    cdef int64_t band = 64 if longer * min(p.rows, p.cols) >= 1 << 16 else longer
+    cdef int64_t band = BAND if longer * min(p.rows, p.cols) >= 1 << 16 else longer
     if min(p.rows, p.cols) <= 4:
         band = 4096
     band = max(<int64_t>1, band)
@@ -381,88 +405,76 @@ cdef inline void copy_elements(
         (<element*>(<char*>y + i * y_step))[0] = (<const element*>(<const char*>x + i * x_step))[0]
 
 
+cdef inline void piece(
+    const StridedParams* p, const char* x, char* y, int64_t lo, int64_t hi
+) noexcept nogil:
+    """What the innermost axis (or two) holds, from element or row ``lo`` to ``hi``."""
+    if p.mode == ROWS:
+        copy_bytes(y + lo, x + lo, hi - lo)
+        return
+    if p.mode == MATRIX:
+        any_matrix(
+            p.item, x + lo * p.item, p.x_step, y + lo * p.y_step * p.item, p.y_step, hi - lo, p.cols
+        )
+        return
+    x += lo * p.x_step
+    y += lo * p.y_step
+    if p.item == 4:
+        copy_elements(<uint32_t*>y, <const uint32_t*>x, p.x_step, p.y_step, hi - lo)
+    elif p.item == 1:
+        copy_elements(<uint8_t*>y, <const uint8_t*>x, p.x_step, p.y_step, hi - lo)
+    elif p.item == 2:
+        copy_elements(<uint16_t*>y, <const uint16_t*>x, p.x_step, p.y_step, hi - lo)
+    else:
+        copy_elements(<uint64_t*>y, <const uint64_t*>x, p.x_step, p.y_step, hi - lo)
+
+
 cdef void strided(const Call* c, int thread, int threads) noexcept nogil:
-    """A copy with any strides on both sides: ``rank`` outer axes around an innermost piece, which
-    is cut into ``parts`` for the threads where there are few outer ones. Buffers: x, y."""
+    """A copy with any strides on both sides: ``rank`` (1 to 8) outer axes around an innermost
+    piece, which is cut into ``parts`` for the threads where there are few outer ones.
+    Buffers: x, y."""
     cdef const StridedParams* p = <const StridedParams*>c.params
-    cdef int64_t total = p.parts, u, end, k, rest, part = 0, lo, hi
+    cdef int64_t total = p.parts, u, end, k, rest, part, run, t
+    cdef int64_t last = p.rank - 1, x_last = p.xs[p.rank - 1], y_last = p.ys[p.rank - 1]
     cdef int64_t at[MAX_RANK]
-    cdef const char* x = (<const char*>c.buf[0]) + p.x_0
-    cdef char* y = <char*>c.buf[1]
+    cdef const char* x
+    cdef char* y
     for k in range(p.rank):
         total *= p.dims[k]
     u = share(total, thread, threads)
     end = share(total, thread + 1, threads)
-    if u >= end:
-        return
-    part = u % p.parts
-    rest = u // p.parts
-    k = p.rank - 1
-    while k >= 0:
-        at[k] = rest % p.dims[k]
-        rest = rest // p.dims[k]
-        x += at[k] * p.xs[k]
-        y += at[k] * p.ys[k]
-        k -= 1
-    while True:
-        lo = share(p.n, part, p.parts) if p.parts > 1 else 0
-        hi = share(p.n, part + 1, p.parts) if p.parts > 1 else p.n
-        if p.mode == ROWS:
-            copy_bytes(y + lo, x + lo, hi - lo)
-        elif p.mode == MATRIX:
-            any_matrix(
-                p.item, x + lo * p.item, p.x_step, y + lo * p.y_step * p.item, p.y_step,
-                hi - lo, p.cols,
-            )
-        elif p.item == 4:
-            copy_elements(
-                <uint32_t*>(y + lo * p.y_step), <const uint32_t*>(x + lo * p.x_step),
-                p.x_step, p.y_step, hi - lo,
-            )
-        elif p.item == 1:
-            copy_elements(
-                <uint8_t*>(y + lo * p.y_step), <const uint8_t*>(x + lo * p.x_step),
-                p.x_step, p.y_step, hi - lo,
-            )
-        elif p.item == 2:
-            copy_elements(
-                <uint16_t*>(y + lo * p.y_step), <const uint16_t*>(x + lo * p.x_step),
-                p.x_step, p.y_step, hi - lo,
-            )
-        else:
-            copy_elements(
-                <uint64_t*>(y + lo * p.y_step), <const uint64_t*>(x + lo * p.x_step),
-                p.x_step, p.y_step, hi - lo,
-            )
-        u += 1
-        if u >= end:
-            return
-        part += 1
-        if part < p.parts:
-            continue
-        part = 0
-        k = p.rank - 1
+    while u < end:
+        x = (<const char*>c.buf[0]) + p.x_0
+        y = <char*>c.buf[1]
+        part = u % p.parts
+        rest = u // p.parts
+        k = last
         while k >= 0:
-            at[k] += 1
-            x += p.xs[k]
-            y += p.ys[k]
-            if at[k] < p.dims[k]:
-                break
-            x -= at[k] * p.xs[k]
-            y -= at[k] * p.ys[k]
-            at[k] = 0
+            at[k] = rest % p.dims[k]
+            rest = rest // p.dims[k]
+            x += at[k] * p.xs[k]
+            y += at[k] * p.ys[k]
             k -= 1
+        if p.parts > 1:
+            piece(p, x, y, share(p.n, part, p.parts), share(p.n, part + 1, p.parts))
+            u += 1
+            continue
+        # All that is left along the last outer axis in one go.
+        run = min(p.dims[last] - at[last], end - u)
+        for t in range(run):
+            piece(p, x + t * x_last, y + t * y_last, 0, p.n)
+        u += run
 
 
 def pack_strided(*, dims, xs, ys, x_0, n, x_step, y_step, cols, parts, mode, item):
     """The bytes of ``StridedParams``; ``dims``, ``xs`` and ``ys`` are lists of up to 8."""
     cdef StridedParams p
-    p.rank = len(dims)
+    p.rank = max(1, len(dims))
     assert p.rank <= MAX_RANK
     for k in range(MAX_RANK):
-        p.dims[k] = dims[k] if k < p.rank else 1
-        p.xs[k] = xs[k] if k < p.rank else 0
-        p.ys[k] = ys[k] if k < p.rank else 0
+        p.dims[k] = dims[k] if k < len(dims) else 1
+        p.xs[k] = xs[k] if k < len(dims) else 0
+        p.ys[k] = ys[k] if k < len(dims) else 0
     p.x_0 = x_0
     p.n = n
     p.x_step = x_step

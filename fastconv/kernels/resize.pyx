@@ -18,6 +18,7 @@ cdef inline void blend_rows(
 ) noexcept nogil:
     """y = the weighted sum of ``taps`` rows of ``n`` floats."""
     cdef int64_t i = 0, t
+    cdef int left
     cdef const float* p
     cdef vf a, b, w
     while i + 2 * VW <= n:
@@ -33,20 +34,36 @@ cdef inline void blend_rows(
         v_store(y + i, a)
         v_store(y + i + VW, b)
         i += 2 * VW
-    while i < n:
-        a = v_mul(v_set(weight[0]), v_load_n(x + index[0] * row + i, <int>min(<int64_t>VW, n - i))) if n - i < VW else (
-            v_mul(v_set(weight[0]), v_load(x + index[0] * row + i)))
+    if i + VW <= n:
+        a = v_mul(v_set(weight[0]), v_load(x + index[0] * row + i))
         for t in range(1, taps):
-            p = x + index[t] * row + i
-            if n - i < VW:
-                a = v_fma(v_set(weight[t]), v_load_n(p, <int>(n - i)), a)
-            else:
-                a = v_fma(v_set(weight[t]), v_load(p), a)
-        if n - i < VW:
-            v_store_n(y + i, a, <int>(n - i))
-        else:
-            v_store(y + i, a)
+            a = v_fma(v_set(weight[t]), v_load(x + index[t] * row + i), a)
+        v_store(y + i, a)
         i += VW
+    if i < n:
+        left = <int>(n - i)
+        a = v_mul(v_set(weight[0]), v_load_n(x + index[0] * row + i, left))
+        for t in range(1, taps):
+            a = v_fma(v_set(weight[t]), v_load_n(x + index[t] * row + i, left), a)
+        v_store_n(y + i, a, left)
+
+
+cdef inline void blend_thin(
+    const int c, const float* x, const int32_t* index, const float* weight, int64_t taps,
+    float* y, int64_t ow,
+) noexcept nogil:
+    """``blend_pixels`` for few channels, element by element."""
+    cdef int64_t i, j, t
+    cdef float s
+    for i in range(ow):
+        for j in range(c):
+            s = weight[0] * x[index[0] * c + j]
+            for t in range(1, taps):
+                s += weight[t] * x[index[t] * c + j]
+            y[j] = s
+        y += c
+        index += taps
+        weight += taps
 
 
 cdef inline void blend_pixels(
@@ -54,24 +71,19 @@ cdef inline void blend_pixels(
     float* y, int64_t ow,
 ) noexcept nogil:
     """Every output pixel = the weighted sum of ``taps`` pixels of a row; ``c`` floats each."""
-    cdef int64_t i, j, t
-    cdef float s
-    if c < VW:
+    cdef int64_t i
+    if c == 1:
+        blend_thin(1, x, index, weight, taps, y, ow)
+    elif c == 3:
+        blend_thin(3, x, index, weight, taps, y, ow)
+    elif c < 4 or (c < VW and VW < 16):
+        blend_thin(<int>c, x, index, weight, taps, y, ow)
+    else:
         for i in range(ow):
-            for j in range(c):
-                s = weight[0] * x[index[0] * c + j]
-                for t in range(1, taps):
-                    s += weight[t] * x[index[t] * c + j]
-                y[j] = s
+            blend_rows(x, c, index, weight, taps, y, c)
             y += c
             index += taps
             weight += taps
-        return
-    for i in range(ow):
-        blend_rows(x, c, index, weight, taps, y, c)
-        y += c
-        index += taps
-        weight += taps
 
 
 cdef void blend(const Call* c, int thread, int threads) noexcept nogil:

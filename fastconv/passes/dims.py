@@ -71,6 +71,7 @@ class Dims:
         x = types[0].shape if types[0] is not None else None
         if x is None or len(x) != len(shape):
             return
+        shape[0] = x[0]
         n = len(x) - 2
         kernel = getattr(op, "kernel_shape", None)
         if kernel is None and len(types) > 1 and types[1] is not None and types[1].shape:
@@ -91,12 +92,27 @@ class Dims:
             total = pads[a] + pads[n + a] - (kernel[a] - 1) * dilations[a]
             if not transposed and strides[a] == 1 and (same or total == 0):
                 shape[2 + a] = size
-            elif out is None:
-                key = (size, kernel[a], strides[a], dilations[a], total, op.auto_pad)
+                continue
+            s = strides[a]
+            key: tuple[Any, ...] = (size, s, 0 if same else total)
+            if transposed or getattr(op, "ceil_mode", False):
                 more = [getattr(op, f, None) for f in ("output_padding", "output_shape")]
-                more = [m[a - n] if m else None for m in more]
-                extra = (*more, pads[a] if getattr(op, "ceil_mode", 0) else None)
-                shape[2 + a] = self.name(("window", transposed, key, extra))
+                key += (kernel[a], dilations[a], pads[a], *(m[a - n] if m else 0 for m in more))
+            elif same:
+                out = _floored(size, s - 1, s, 0)
+            else:
+                # The rule's own expression differs between kernels that give the same size.
+                out = _floored(size, total - 1, s, 1)
+            if out is None:
+                out = self.name((transposed, op.auto_pad.startswith("SAME"), key))
+            shape[2 + a] = out
+
+
+def _floored(size: Sym, shift: int, divisor: int, more: int) -> Any:
+    """(size + shift) // divisor + more; None where the expression grows too long."""
+    out = size + shift
+    out = None if out is None else out // divisor
+    return None if out is None else out + more
 
 
 def _doubtful(d: Dim) -> bool:

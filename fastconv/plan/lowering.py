@@ -255,13 +255,17 @@ class Lowering:
         return place
 
     def slice_place(self, name: str) -> Place:
-        """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on."""
-        root, channel = self.slices[name]
+        """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on.
+
+        A value that belongs to no other's buffer gets one of its own.
+        """
+        root, channel = self.slices.get(name, Slice(name, 0))
         whole = self.shape(root)
         if root not in self.roots:
             self.roots[root] = self.buffer(checked_size(whole, 4, f"value {root!r}"))
-        start = 4 * channel
-        place = Place(self.roots[root], start, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1])
+        place = Place(
+            self.roots[root], 4 * channel, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1]
+        )
         self.places[name, CHANNELS_LAST] = place
         return place
 

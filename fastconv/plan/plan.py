@@ -12,10 +12,12 @@ from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
+from ..graph.ops.move import Concat
 from ..sizes import checked_size, machine_memory
 from .lower import LOWER
-from .lowering import Lowering, PackCache, Step, reference
+from .lowering import F32, Lowering, PackCache, Step, reference
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+from .slices import Slice, assign_slices
 
 
 @dataclass
@@ -65,7 +67,7 @@ def make_plan(
     types: dict[str, TensorType] = dict(inputs)
     known: dict[str, np.ndarray] = dict(graph.consts)
     limit = memory_limit or machine_memory()
-    ready, late = _resolve(graph, types, known, limit)
+    ready, late = resolve(graph, types, known, limit)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
@@ -79,7 +81,9 @@ def make_plan(
         shape = tuple(int(d) for d in t.shape)  # type: ignore[arg-type]
         place = Place(low.external(name, 0), 0, shape, t.dtype)
         low.places[name, PLAIN] = place
-    for node in _live(ready, results):
+    live = _live(ready, results)
+    low.slices = _slices(low, live, set(inputs))
+    for node in live:
         low.node = node
         lower = LOWER.get(type(node.op))
         if lower is None or lower(low, node) is False:
@@ -108,7 +112,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def _resolve(
+def resolve(
     graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray], limit: int
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
@@ -215,6 +219,16 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
             wanted.update(i for i in node.inputs if i)
             kept.append(node)
     return kept[::-1]
+
+
+def _slices(low: Lowering, nodes: list[Node], fixed: set[str]) -> dict[str, Slice]:
+    """Which values are written straight into the buffer of the Concat that reads them."""
+    ranks, channels = {}, {}
+    for name in {v for n in nodes if isinstance(n.op, Concat) for v in (*n.inputs, *n.outputs)}:
+        shape = low.shape(name)
+        if low.dtype(name) == F32 and len(shape) >= 3:
+            ranks[name], channels[name] = len(shape), shape[1]
+    return assign_slices(nodes, Concat, ranks, channels, fixed | low.known.keys())
 
 
 def _python(low: Lowering, node: Node) -> None:

@@ -11,7 +11,7 @@ from ..activation import Activation
 from ..core import TensorType
 from ..op import Op, broadcast, need, register
 from .conv import internal
-from .elementwise import activate, need_kind
+from .elementwise import activate, need_kind, power
 
 
 def common_type(op: Op, types: Sequence[TensorType], dtype: Any = None) -> TensorType:
@@ -131,7 +131,7 @@ class Pow(Binary):
                 return whole
             part = np.power(a.astype(np.float64), b)
             return np.where(b < 0, np.where(np.isfinite(part), part, 0), whole).astype(a.dtype)
-        return np.power(a, b).astype(a.dtype)
+        return power(a, b).astype(a.dtype)
 
 
 @register

@@ -27,6 +27,11 @@ def sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
 
 
+def power(x: Array, y: Array) -> Array:
+    """x ** y as C's ``pow``; NumPy's short cuts for single exponents differ at -0 and -inf."""
+    return np.power(x, np.array(np.broadcast_to(y, np.broadcast_shapes(x.shape, y.shape))))
+
+
 FORMULAS: dict[str, Callable[[Array, float, float], Array]] = {
     "none": lambda x, a, b: x,
     "clip": lambda x, a, b: np.minimum(np.maximum(x, a), b),
@@ -62,7 +67,7 @@ FORMULAS: dict[str, Callable[[Array, float, float], Array]] = {
     "sin": lambda x, a, b: np.sin(x),
     "cos": lambda x, a, b: np.cos(x),
     "shrink": lambda x, a, b: np.where(x < -a, x + b, np.where(x > a, x - b, 0)),
-    "pow": lambda x, a, b: np.power(x, np.asarray(a, x.dtype)),
+    "pow": lambda x, a, b: power(x, np.asarray(a, x.dtype)),
 }
 
 

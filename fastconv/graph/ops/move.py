@@ -68,7 +68,8 @@ class Concat(Op):
     def infer(self, types, values):
         dtype = types[0].dtype
         for t in types:
-            need(t.dtype == dtype or None in (t.dtype, dtype), f"dtypes of {types[0]}, {t} differ")
+            known = t.dtype is not None and dtype is not None
+            need(not known or t.dtype == dtype, f"dtypes of {types[0]} and {t} differ")
         shapes = [t.shape for t in types if t.shape is not None]
         if not shapes:
             return [TensorType(dtype, None)]
@@ -230,11 +231,12 @@ class Expand(Op):
                 return [TensorType(x.dtype, None)]
             return [TensorType(x.dtype, (None,) * max(n, len(x.shape)))]
         need(all(d >= 0 for d in shape), f"shape {shape} has a negative entry")
-        return [TensorType(x.dtype, broadcast(x.shape, tuple(shape)))]
+        result = broadcast(x.shape, tuple(shape))
+        checked_size([d for d in result if isinstance(d, int)], 1, "expanded value")
+        return [TensorType(x.dtype, result)]
 
     def compute(self, xs):
         shape = self.infer(types_of(xs), xs)[0].shape
-        checked_size(shape, xs[0].dtype.itemsize)
         return [np.broadcast_to(xs[0], shape)]
 
 

@@ -363,7 +363,7 @@ class GridSample(Op):
         if self.mode == "nearest":
             at = np.rint(at)
         if self.padding_mode == "border":
-            at = np.clip(at, 0, size - 1)
+            at = np.where((at < low) | (at > high), np.clip(at, 0, size - 1), at)
         elif self.padding_mode == "reflection":
             at = reflect(at, low, high)
         if self.mode == "nearest":

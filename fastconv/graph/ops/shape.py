@@ -279,6 +279,7 @@ class ConstantOfShape(Op):
             n = list_length(types[0])
             return [TensorType(self.fill().dtype, None if n is None else (None,) * n)]
         need(all(d >= 0 for d in shape), f"shape {shape} has a negative entry")
+        checked_size(shape, self.fill().dtype.itemsize)
         return [TensorType(self.fill().dtype, tuple(shape))]
 
     def compute(self, xs):

@@ -106,8 +106,11 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
+    cut: tuple[slice, ...] = ()
+    if weight is not None and not few:
+        win, cut = prune(win, xs[2:])
+    taps = prod(win.kernel_shape)
     kernel, pads = triple(win.kernel_shape, 1), triple(win.pads[:rank], 0)
     if few:
         channels, taps = channels * kernel[2], taps // kernel[2]
@@ -119,9 +122,9 @@ def conv(low: Lowering, node: Node) -> Any:
             low, low.place(wn, PLAIN), group, taps, channels, filters, filters * per, 1, taps, per
         )
     else:
-        w: np.ndarray = weight
+        w: np.ndarray = weight[(slice(None), slice(None), *cut)]
         wp = low.packed(
-            ("conv", wn, group, taps),
+            ("conv", wn, group, taps, *((c.start, c.stop) for c in cut)),
             lambda: pack_filters(
                 np.moveaxis(w, 1, -1).reshape(ws[0], taps, channels), group, low.isa
             ),
@@ -132,6 +135,25 @@ def conv(low: Lowering, node: Node) -> Any:
         dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, act=op.activation,
     )  # fmt: skip
+
+
+def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
+    """Drop outer taps that meet padding alone (large dilations on small images).
+
+    Returns the smaller window and the taps that it keeps on each axis.
+    """
+    cut, begin = [], []
+    for a, n in enumerate(size):
+        step, pad = win.dilations[a], win.pads[a]
+        reach = (win.output[a] - 1) * win.strides[a]  # type: ignore[operator]
+        taps = range(win.kernel_shape[a])
+        live = [t for t in taps if t * step - pad < n and t * step - pad + reach >= 0]
+        first, last = (live[0], live[-1]) if live else (0, 0)
+        cut.append(slice(first, last + 1))
+        begin.append(pad - first * step)
+    kernel = tuple(c.stop - c.start for c in cut)
+    pads = (*begin, *win.pads[len(size) :])
+    return Window(kernel, win.strides, win.dilations, pads, win.output), tuple(cut)
 
 
 def suits_stage(x: tuple[int, ...], group: int, win: Window) -> bool:

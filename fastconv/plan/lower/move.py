@@ -29,7 +29,7 @@ from ...graph.ops.move import (
     Transpose,
     pad_index,
 )
-from ..lowering import Lowering, lowers
+from ..lowering import F32, Lowering, lowers
 from ..memory import ARENA, CHANNELS_LAST, FLAT, PLAIN, Place
 
 #: The kernels' limits and modes: must agree with ``kernels/move.pyx``.
@@ -110,7 +110,7 @@ def copy(
         mode, n, length = ROWS, n * item, n * item
     else:
         inner = [m for m in merged if m[1] == item]
-        if b == item and inner and a > 0 and a % item == 0 and inner[-1][2] % item == 0:
+        if b == item and inner and matrix_pays(inner[-1][0], n, a, inner[-1][2], item):
             merged.remove(inner[-1])
             mode, cols, length = MATRIX, n, inner[-1][0] * n * item
             n, a, b = inner[-1][0], a // item, inner[-1][2] // item
@@ -124,6 +124,14 @@ def copy(
         x_0=x_0, n=n, x_step=a, y_step=b, cols=cols, parts=parts, mode=mode, item=item,
     )  # fmt: skip
     low.step("strided", params, [x, y], work=2 * prod(dims) * item)
+
+
+def matrix_pays(rows: int, cols: int, x_col: int, y_row: int, item: int) -> bool:
+    """Whether two swapped axes are large enough, or interleaved, to go through registers."""
+    if x_col <= 0 or x_col % item or y_row % item:
+        return False
+    thin = y_row == cols * item if rows >= cols else x_col == rows * item
+    return thin or min(rows, cols) >= 4
 
 
 def view(low: Lowering, name: str, x: Place, offset: int) -> bool:
@@ -250,6 +258,8 @@ def concat(low: Lowering, node: Node) -> Any:
     last = any(low.layout_of(n) == CHANNELS_LAST for n in names if n not in low.known)
     layout = CHANNELS_LAST if last else PLAIN
     channels = last and axis == 1
+    if channels and low.dtype(yn) == F32 and len(names) > 1 and 0 not in shape:
+        return gather_slices(low, names, yn)
     xs = [low.place(n, layout, dense=not channels) for n in names]
     if len(xs) == 1:
         low.alias(yn, xs[0])
@@ -267,6 +277,30 @@ def concat(low: Lowering, node: Node) -> Any:
     params = dict(rows=rows, parts=parts, sizes=sizes, strides=pitches)
     low.step("concat", params, [*xs, y], work=2 * y.nbytes)
     return None
+
+
+def gather_slices(low: Lowering, names: list[str], yn: str) -> None:
+    """A channel Concat whose inputs lie, or are copied, side by side in one wide buffer.
+
+    An input that its kernel wrote straight into its part (see ``plan/slices.py``) costs nothing.
+    """
+    whole = low.slice_place(yn)
+    start = whole.start
+    for n in names:
+        x = low.place(n, CHANNELS_LAST, dense=False)
+        if x.buffer is not whole.buffer or x.start != start:
+            y = replace(whole, start=start, shape=x.shape)
+            row = x.shape[1] * x.dtype.itemsize
+            low.step(
+                "copy_rows",
+                dict(rows=x.size // x.shape[1], bytes=row,
+                     x_row=x.pixel * x.dtype.itemsize, y_row=y.pixel * y.dtype.itemsize),
+                [x, y],
+                work=2 * x.nbytes,
+            )  # fmt: skip
+            if n not in low.known:
+                low.places[n, CHANNELS_LAST] = y
+        start += x.shape[1] * x.dtype.itemsize
 
 
 @lowers(Split)
