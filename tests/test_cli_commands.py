@@ -170,9 +170,11 @@ def test_bench_as_json(call, textbook):
 
 
 def test_bench_for_people(call):
-    code, out, err = call("bench", LENET, "--runs", 3, "--warmup", 0, "--shape", "2,1,28,28")
+    code, out, err = call(
+        "bench", LENET, "--runs", 3, "--warmup", 0, "--shape", "2,1,28,28", "--profile"
+    )
     assert (code, err) == (0, "")
-    for word in ("p50", "p90", "p99", "min", "images/s (batch 2)", "GFLOP/s", "(3 runs)"):
+    for word in ("p50", "p90", "p99", "min", "images/s (batch 2)", "GFLOP/s", "(3 runs)", "% peak"):
         assert word in out
 
 
