@@ -151,7 +151,7 @@ class OnnxRuntime(Other):
         return self._run(model.SerializeToString(), feeds)
 
     def _run(self, source: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
 
         try:
             options = onnxruntime.SessionOptions()
@@ -253,7 +253,7 @@ class Location:
 def locate(
     model: Model, path: str, feeds: Mapping[str, np.ndarray], other: Other, tolerance: float
 ) -> Location:
-    """The first node whose value differs, first without optimisation, then in the optimised graph."""
+    """The first node whose value differs, without optimisation, else in the optimised graph."""
     values = [o for n in model.original.nodes for o in n.outputs if o]
     try:
         theirs = other.run_all(path, feeds, values)

@@ -17,8 +17,7 @@ from . import text
 from .errors import FastconvError, OptionError
 from .graph import Graph, Node, SymbolicError, TensorType
 from .importer.foreign import Foreign
-from .plan.plan import resolve as resolve_types
-from .sizes import checked_size, machine_memory
+from .passes import fold_constants
 from .receptive import attribute, receptive_fields, window_of
 
 if TYPE_CHECKING:
@@ -251,6 +250,7 @@ def random_feeds(
     Raises:
         OptionError: an input holds text, which nothing sensible can be drawn for.
     """
+    from .sizes import checked_size
 
     feeds = {}
     for k, i in enumerate(model.inputs):
@@ -339,14 +339,37 @@ class _Facts:
         found: Mapping[str, TensorType],
     ) -> None:
         self.graph = graph
-        self.types: dict[str, TensorType] = {n: t for n, t in found.items() if t.static}
-        self.types |= {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
-        self.known: dict[str, np.ndarray] = dict(graph.consts)
-        resolve_types(graph, self.types, self.known, machine_memory())
+        work = graph.copy()
+        work.types = {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
+        work = fold_constants(work)
+        self.known = work.consts
+        self.types = {n: t for n, t in work.types.items() if t.static}
+        self.types |= {n: t for n, t in found.items() if t.static}
+        self._infer_rest(work)
         self.fields = receptive_fields(graph, self.shape, self.known)
         self.by_name: dict[str, list[Node]] = {}
         for n in graph.nodes:
             self.by_name.setdefault(n.name, []).append(n)
+
+    def _infer_rest(self, graph: Graph) -> None:
+        """Types of values that vanish in fusions and come after what only a run could tell."""
+        for node in graph.nodes:
+            if all(o in self.types for o in node.outputs if o):
+                continue
+            values = [self.known.get(i) for i in node.inputs]
+            types = [
+                self.types.get(i) if v is None else TensorType(v.dtype, v.shape)
+                for i, v in zip(node.inputs, values, strict=True)
+            ]
+            if any(t is None and i for t, i in zip(types, node.inputs, strict=True)):
+                continue
+            try:
+                outs = node.op.infer(types, values)
+            except (FastconvError, SymbolicError, ValueError, LookupError, TypeError):
+                continue
+            for name, t in zip(node.outputs, outs, strict=False):
+                if name and t.static:
+                    self.types.setdefault(name, t)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """A value's shape, or None when not known."""
@@ -371,9 +394,9 @@ class _Facts:
             array = self.known.get(name) if name else None
             if array is None or array.dtype == object:
                 continue
-            if (op in ARITHMETIC and array.dtype.kind == "f" and array.size > 1) or (
-                k in PARAMETERS.get(op, ()) and (op != "Gather" or array.dtype.kind == "f")
-            ):
+            real = array.dtype.kind == "f"
+            operand = op in ARITHMETIC and real and array.size > 1
+            if operand or (k in PARAMETERS.get(op, ()) and (real or op != "Gather")):
                 found[name] = array.size
         return found
 

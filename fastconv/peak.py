@@ -7,6 +7,7 @@ caches. Both take the best of several short runs, as the machine may be shared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -85,7 +86,7 @@ def _copy_rate(threads: int, isa: str) -> float:
     return 2 * source.nbytes / seconds
 
 
-def _best(run) -> float:  # type: ignore[no-untyped-def]
+def _best(run: Callable[[], object]) -> float:
     """The shortest of the calls that fit into ``TIME``, in seconds; the first one warms up."""
     run()
     best = float("inf")

@@ -9,7 +9,7 @@ Convolutional Neural Networks", Distill, 2019. Of several inputs the widest coun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -167,7 +167,7 @@ def _after(
         return _reduce(state, x, y)
     if op in ("Softmax", "LogSoftmax", "Hardmax"):
         axis = attribute(node.op, "axis")
-        a = state.where[-1 if axis is None else axis] if state.where else None
+        a = state.where[-1 if axis is None else int(axis)] if state.where else None
         return state.collapse(lambda k: k == a)
     if op in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "Einsum"):
         return _product(node, state, y, known, ins)
@@ -209,7 +209,7 @@ def _reduce(state: State, x: tuple[int, ...], y: Shape) -> State:
     if len(x) == len(y):
         gone = {a for a, p, q in zip(state.where, x, y, strict=False) if p != q}
         return state.collapse(lambda k: k in gone)
-    left, where = list(y), []
+    left, where = list(y), list[int | None]()
     for a, p in zip(state.where, x, strict=False):
         if left and left[0] == p:
             left.pop(0)
@@ -247,7 +247,7 @@ def _join(states: Sequence[State], y: Shape) -> State:
     same = next((s.where for s in states if len(s.where) == rank), None)
     where = same if same is not None else (None,) * (rank or 0)
     if y is not None:
-        for k, a in enumerate(where):
-            if a is not None:
-                axes[a] = Axis(y[k], axes[a].field, axes[a].jump)
+        for k, number in enumerate(where):
+            if number is not None:
+                axes[number] = replace(axes[number], size=y[k])
     return State(axes, where)

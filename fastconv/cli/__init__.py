@@ -79,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_stdout()
         return BROKEN_PIPE
     except OSError as e:
-        _discard_stdout()
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is stdout that cannot be written
+            _discard_stdout()
         name = f"{e.filename}: " if e.filename else ""
         return _fail(f"{name}{e.strerror or e}")
     except MemoryError:

@@ -43,8 +43,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure latency, throughput, GFLOP/s and memory",
-        description="Latency percentiles, throughput, GFLOP/s and its share of the measured peak of "
-        "this machine, and memory. Inputs are random.",
+        description="Latency percentiles, throughput, GFLOP/s and their share of the measured peak "
+        "of this machine, and memory. Inputs are random.",
     )
     add_model(parser)
     add_shape(parser)
@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> int:
 def time_runs(
     model: Model, feeds: Mapping[str, np.ndarray], runs: int | None, warmup: int, first: float
 ) -> list[float]:
-    """Seconds of every timed run. Without ``runs``, their number follows from the warm-up's pace."""
+    """Seconds of every timed run; without ``runs``, their number follows from the warm-up."""
     pace = first
     for _ in range(warmup):
         start = perf_counter()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: A sum this far from 1 still counts as that of probabilities.
 SUM_TOLERANCE = 1e-3
+STAGES = ("decode", "prepare", "run")
 
 
 def add_parser(commands: Any) -> None:
@@ -109,9 +110,6 @@ class Session:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
-STAGES = ("decode", "prepare", "run")
-
-
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     check_output(args.output)
@@ -134,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     if args.output:
         write_outputs(args.output, session.raw, [r.image for r in results])
     report(args, session, labels, results)
-    for name, message in session.failures:
+    for _, message in session.failures:
         print(f"fastconv: error: {text.clean(message)}", file=sys.stderr)
     return 2 if session.failures else 0
 
@@ -271,6 +269,7 @@ class Labels:
         self.kind = output_from_metadata(metadata)
         self.top = args.top
         self.softmax: set[bool] = set()
+        self.unfit = False
 
     def find(self, outputs: Mapping[str, Any]) -> str | None:
         """The name of the output that holds one score per class, or None.
@@ -306,7 +305,9 @@ class Labels:
                 scores = scores / scores.sum()
         # A stable sort of what is negated keeps equal scores in class order; NaN comes last.
         order = np.argsort(-scores, kind="stable")[: self.top]
-        named = self.names if self.names is not None and len(self.names) == scores.size else None
+        named = self.names
+        if named is not None and len(named) != scores.size:
+            named, self.unfit = None, True
         return [
             {
                 "index": int(k),
@@ -380,6 +381,8 @@ def report(
                     f"{r.image or name}: output {name!r} holds NaN; its probabilities mean nothing"
                 )
         found.append(row)
+    if labels.unfit and labels.names is not None:
+        note(f"the model's metadata name {len(labels.names)} classes, the output another number")
     if args.verbose and labels.softmax:
         note(labels.how())
     if args.json:
