@@ -9,7 +9,7 @@ KINDS = (
     "none", "clip", "leaky_relu", "sigmoid", "tanh", "silu", "hard_sigmoid", "hard_swish",
     "gelu", "gelu_tanh", "elu", "selu", "celu", "softplus", "softsign", "mish",
     "thresholded_relu", "exp", "log", "sqrt", "erf", "reciprocal", "abs", "neg", "square",
-    "floor", "ceil", "round", "sign", "sin", "cos", "shrink",
+    "floor", "ceil", "round", "sign", "sin", "cos", "shrink", "pow",
 )  # fmt: skip
 
 
@@ -19,7 +19,10 @@ class Activation:
 
     Attributes:
         kind: a name of ``KINDS``.
-        alpha, beta: its parameters; for ``clip`` the lower and the upper bound.
+        alpha, beta: its parameters where it has some: ``clip`` the lower and the upper bound;
+            ``leaky_relu``, ``elu``, ``celu`` alpha; ``selu`` alpha and gamma; ``silu`` the factor
+            inside the sigmoid (1 for SiLU); ``hard_sigmoid`` slope and offset;
+            ``thresholded_relu`` the threshold; ``shrink`` lambd and bias; ``pow`` the exponent.
     """
 
     kind: str
@@ -36,3 +39,5 @@ class Activation:
 
 
 RELU = Activation("clip", 0.0, float("inf"))
+RELU6 = Activation("clip", 0.0, 6.0)
+SILU = Activation("silu", 1.0)

@@ -1,11 +1,29 @@
 """Every operator, one module per family; importing this fills the registry."""
 
-from . import conv, elementwise, indexing, matmul, move, norm, pool, reduce, resize, shape
+from . import (
+    activations,
+    binary,
+    conv,
+    elementwise,
+    indexing,
+    logic,
+    matmul,
+    move,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+    unary,
+)
 
 __all__ = [
+    "activations",
+    "binary",
     "conv",
     "elementwise",
     "indexing",
+    "logic",
     "matmul",
     "move",
     "norm",
@@ -13,4 +31,5 @@ __all__ = [
     "reduce",
     "resize",
     "shape",
+    "unary",
 ]

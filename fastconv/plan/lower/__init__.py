@@ -1,6 +1,17 @@
 """How each operator becomes steps: one module per family; importing this enters them all."""
 
 from ..lowering import LOWER
-from . import conv, elementwise, matmul, move, norm, pool, reduce, resize
+from . import binary, conv, elementwise, matmul, move, norm, pool, reduce, resize
 
-__all__ = ["LOWER", "conv", "elementwise", "matmul", "move", "norm", "pool", "reduce", "resize"]
+__all__ = [
+    "LOWER",
+    "binary",
+    "conv",
+    "elementwise",
+    "matmul",
+    "move",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+]
