@@ -171,7 +171,7 @@ def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
     def call(context: Context, externals: list[Any]) -> None:
         views = [view(p, context, externals, k) for k, p in enumerate(step.places)]
         assert step.function is not None
-        results = step.function(views[:n])
+        results = compute(step.node, step.function, views[:n])
         for target, result in zip(views[n:], results, strict=False):
             if target is not None:
                 target[...] = result
@@ -285,17 +285,26 @@ class Engine:
         return engine.run(feeds, profile)
 
 
+def compute(node: Node | None, function: Callable[..., Any], ins: Sequence[Any]) -> Any:
+    """An operator's NumPy form (or onnx.reference's); whatever it raises names the node."""
+    try:
+        return function(ins)
+    except MemoryError:
+        raise
+    except Exception as e:
+        if node is None:
+            raise
+        types = [TensorType(v.dtype, v.shape) if isinstance(v, np.ndarray) else None for v in ins]
+        error = e if isinstance(e, FastconvError) else ModelError(f"{type(e).__name__}: {e}")
+        raise annotate(node, error, types) from e
+
+
 def run_node(node: Node, values: dict[str, Any], consts: Mapping[str, np.ndarray]) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them."""
     ins: Sequence[Any] = [
         None if not i else values[i] if i in values else consts[i] for i in node.inputs
     ]
-    try:
-        outs = node.op.compute(ins)
-    except (FastconvError, ValueError, IndexError, TypeError, OverflowError, RuntimeError) as e:
-        types = [TensorType(v.dtype, v.shape) if isinstance(v, np.ndarray) else None for v in ins]
-        error = e if isinstance(e, FastconvError) else ModelError(f"{type(e).__name__}: {e}")
-        raise annotate(node, error, types) from e
+    outs = compute(node, node.op.compute, ins)
     for name, out in zip(node.outputs, outs, strict=False):
         if name:
             values[name] = np.asarray(out) if not isinstance(out, list) else out
