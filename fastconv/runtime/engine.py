@@ -26,8 +26,8 @@ DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, whose
-#: team of threads is gone, so steps that need a team run in a worker of the child's own instead.
+#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, as
+#: the team is gone, so runs that need a team go to a worker of the child's own instead.
 _survivor: int | None = None
 _worker: Worker | None = None
 
@@ -115,10 +115,9 @@ class Prepared:
         result = {}
         for i, name, shape, dtype in self.outputs:
             result[name] = externals[i] = np.empty(shape, dtype)
-        if _survivor is not None and self.program.max_threads > 1:
-            if threading.get_ident() == _survivor:
-                self._run_in_worker(externals, times)
-                return result
+        if _survivor is not None and self._needs_worker():
+            self._run_in_worker(externals, times)
+            return result
         try:
             context = self.pool.pop()
         except IndexError:
@@ -128,6 +127,9 @@ class Prepared:
         finally:
             self.pool.append(context)
         return result
+
+    def _needs_worker(self) -> bool:
+        return self.program.max_threads > 1 and threading.get_ident() == _survivor
 
     def _run_in_worker(self, externals: list[Any], times: np.ndarray | None) -> None:
         global _worker
