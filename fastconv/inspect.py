@@ -6,7 +6,7 @@ kernels and fusions are those of the plan that would run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import text
-from .errors import FastconvError, OptionError
+from .errors import FastconvError
+from .feeds import concrete_shapes, random_feeds
 from .graph import Graph, Node, SymbolicError, TensorType
 from .importer.foreign import Foreign
-from .passes import fold_constants
+from .plan.plan import resolve as resolve_types
 from .receptive import attribute, receptive_fields, window_of
+from .sizes import machine_memory
 
 if TYPE_CHECKING:
     from .model import Model
@@ -61,9 +63,6 @@ PRODUCTS = {
     "MatMulInteger": (0, 1),
     "QLinearMatMul": (0, 3),
 }
-#: Pixels along a spatial axis whose size nothing states.
-DEFAULT_SIDE = 224
-
 NATIVE, NUMPY, REFERENCE, VIEW, CONSTANT = "native", "numpy", "onnx.reference", "view", "constant"
 
 
@@ -163,118 +162,12 @@ class Description:
         return asdict(self)
 
 
-def concrete_shapes(
-    model: Model, shapes: Mapping[str, Sequence[int]] | None = None
-) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """A shape of numbers for every input, and notes about what was assumed.
-
-    A size that neither ``shapes`` nor the model states is 1 for the batch axis and, on the spatial
-    axes of an image, what the model's metadata say of its images, else ``DEFAULT_SIDE``.
-
-    Raises:
-        OptionError: ``shapes`` names no input of the model.
-    """
-    given = dict(shapes or {})
-    unknown = [n for n in given if n not in {i.name for i in model.inputs}]
-    if unknown:
-        names = ", ".join(i.name for i in model.inputs) or "none"
-        raise OptionError(f"shape for {unknown[0]!r}: the model's inputs are {names}")
-    result: dict[str, tuple[int, ...]] = {}
-    notes: list[str] = []
-    symbols: dict[str, int] = {}
-    for i in model.inputs:
-        for d, size in zip(i.shape or (), given.get(i.name, ()), strict=False):
-            if isinstance(d, str):
-                symbols[d] = int(size)
-    for i in model.inputs:
-        if i.name in given:
-            result[i.name] = tuple(int(d) for d in given[i.name])
-            continue
-        if i.shape is None:
-            raise OptionError(f"input {i.name!r} has no stated rank: give its shape")
-        sides = image_sides(model, i.shape)
-        shape = []
-        for axis, d in enumerate(i.shape):
-            if isinstance(d, int):
-                shape.append(d)
-            elif isinstance(d, str) and d in symbols:
-                shape.append(symbols[d])
-            else:
-                shape.append(sides.get(axis, 1))
-                if isinstance(d, str) and axis not in sides:
-                    symbols[d] = shape[-1]
-        if any(not isinstance(d, int) for d in i.shape):
-            stated = ",".join("?" if d is None else str(d) for d in i.shape)
-            notes.append(
-                f"input {i.name}[{stated}] taken as {','.join(map(str, shape))}; "
-                "other sizes can be asked for"
-            )
-        result[i.name] = tuple(shape)
-    return result, notes
-
-
-def image_sides(model: Model, shape: Sequence[int | str | None]) -> dict[int, int]:
-    """Sizes to assume for the open axes of an input, the batch axis apart: axis → size."""
-    if len(shape) < 3:
-        return {}
-    last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)
-    axes = range(1, 3) if last else range(2, len(shape))
-    height = width = DEFAULT_SIDE
-    if len(shape) == 4:
-        from .image import resolve
-
-        try:
-            size = resolve({}, model.metadata, shape).pre.output_size
-        except FastconvError:
-            size = None
-        height, width = size or (height, width)
-    sides = dict.fromkeys(axes, DEFAULT_SIDE)
-    if len(shape) == 4:
-        sides.update(zip(axes, (height, width), strict=True))
-    sides[3 if last else 1] = 3 if len(shape) == 4 else 1
-    return sides
-
-
-def random_feeds(
-    model: Model,
-    shapes: Mapping[str, Sequence[int]],
-    seed: int = 0,
-    only: Collection[str] | None = None,
-) -> dict[str, np.ndarray]:
-    """Seeded random arrays: floats standard normal, bytes 0..255, everything else 0 or 1.
-
-    Args:
-        shapes: of every input.
-        only: names of the inputs wanted (all by default); an input's values do not depend on it.
-
-    Raises:
-        OptionError: an input holds text, which nothing sensible can be drawn for.
-    """
-    from .sizes import checked_size
-
-    feeds = {}
-    for k, i in enumerate(model.inputs):
-        if only is not None and i.name not in only:
-            continue
-        rng = np.random.default_rng([seed, k])
-        shape, dtype = tuple(shapes[i.name]), i.dtype
-        if dtype is None or dtype.kind not in "fiub":
-            raise OptionError(f"input {i.name!r} has dtype {dtype}: give its values with --input")
-        checked_size(shape, 8, f"input {i.name!r}")
-        if dtype.kind == "f":
-            feeds[i.name] = rng.standard_normal(shape, np.float32).astype(dtype)
-        else:
-            top = 256 if dtype == np.uint8 else 2
-            feeds[i.name] = rng.integers(0, top, shape).astype(dtype)
-    return feeds
-
-
 def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) -> Description:
     """Describe a model at these input shapes; sizes left open get the defaults of
     :func:`concrete_shapes`.
 
-    A model whose shapes depend on data, or that needs ``onnx.reference``, is run once on zeros to
-    learn them.
+    A model whose shapes depend on data, or that needs ``onnx.reference``, is run once on random
+    numbers to learn them.
 
     Raises:
         OptionError, InputError: ``shapes`` does not fit the model.
@@ -285,13 +178,13 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     types: dict[str, TensorType] = {}
     if plans[0].eager:
         try:
-            plans = _run_on_zeros(model, sizes, types)
+            plans = _run_once(model, sizes, types)
         except FastconvError as e:
             notes.append(f"shapes that depend on data are not known: {e}")
     for plan in plans:
         types.update(plan.types)
     facts = _Facts(model.original, model.inputs, sizes, types)
-    runs = _Runs(model, plans)
+    runs = _Runs(plans, types)
     layers = [_layer(node, facts, runs, types) for node in model.graph.nodes]
     counts: dict[str, int] = {}
     for layer in layers:
@@ -308,16 +201,12 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     return Description(sizes, outputs, model.opset, layers, totals, notes)
 
 
-def _run_on_zeros(
+def _run_once(
     model: Model, sizes: Mapping[str, Sequence[int]], types: dict[str, TensorType]
 ) -> list[Plan]:
     """The plans of every part of one run; adds the outputs' types to ``types``."""
-    feeds = {
-        i.name: np.zeros(tuple(sizes[i.name]), i.dtype if i.dtype is not None else np.float32)
-        for i in model.inputs
-    }
     parts: list[Any] = []
-    outputs = model._engine.run(model.check_feeds(feeds), parts)
+    outputs = model._engine.run(model.check_feeds(random_feeds(model, sizes)), parts)
     for name, array in outputs.items():
         if isinstance(array, np.ndarray):
             types[name] = TensorType(array.dtype, array.shape)
@@ -339,37 +228,14 @@ class _Facts:
         found: Mapping[str, TensorType],
     ) -> None:
         self.graph = graph
-        work = graph.copy()
-        work.types = {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
-        work = fold_constants(work)
-        self.known = work.consts
-        self.types = {n: t for n, t in work.types.items() if t.static}
-        self.types |= {n: t for n, t in found.items() if t.static}
-        self._infer_rest(work)
+        self.types: dict[str, TensorType] = {n: t for n, t in found.items() if t.static}
+        self.types |= {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
+        self.known: dict[str, np.ndarray] = dict(graph.consts)
+        resolve_types(graph, self.types, self.known, machine_memory())
         self.fields = receptive_fields(graph, self.shape, self.known)
         self.by_name: dict[str, list[Node]] = {}
         for n in graph.nodes:
             self.by_name.setdefault(n.name, []).append(n)
-
-    def _infer_rest(self, graph: Graph) -> None:
-        """Types of values that vanish in fusions and come after what only a run could tell."""
-        for node in graph.nodes:
-            if all(o in self.types for o in node.outputs if o):
-                continue
-            values = [self.known.get(i) for i in node.inputs]
-            types = [
-                self.types.get(i) if v is None else TensorType(v.dtype, v.shape)
-                for i, v in zip(node.inputs, values, strict=True)
-            ]
-            if any(t is None and i for t, i in zip(types, node.inputs, strict=True)):
-                continue
-            try:
-                outs = node.op.infer(types, values)
-            except (FastconvError, SymbolicError, ValueError, LookupError, TypeError):
-                continue
-            for name, t in zip(node.outputs, outs, strict=False):
-                if name and t.static:
-                    self.types.setdefault(name, t)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """A value's shape, or None when not known."""
@@ -461,8 +327,8 @@ class _Facts:
 class _Runs:
     """What the plans do with every node."""
 
-    def __init__(self, model: Model, plans: Iterable[Plan]) -> None:
-        self.model = model
+    def __init__(self, plans: Iterable[Plan], types: Mapping[str, TensorType]) -> None:
+        self.types = types
         self.steps: dict[int, list[str]] = {}
         self.eager: set[int] = set()
         self.seen: set[str] = set()
@@ -479,7 +345,8 @@ class _Runs:
             return REFERENCE, (), foreign_reason(node.op)
         names = tuple(dict.fromkeys(self.steps.get(id(node), ())))
         if any(n.startswith("numpy:") for n in names):
-            return NUMPY, names, "no kernel for its dtypes or its form"
+            given = ", ".join(str(self.types[i]) for i in node.inputs if i in self.types)
+            return NUMPY, names, f"no kernel for this form of it, on {given or 'constants'}"
         if names:
             return NATIVE, names, None
         if id(node) in self.eager:

@@ -23,6 +23,8 @@ from .importer.foreign import Foreign
 Shape = tuple[int, ...] | None
 
 GLOBAL = ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+#: Operators whose every output may depend on every element of the input.
+ANYWHERE = ("LSTM", "GRU", "RNN", "Attention", "GridSample", "RoiAlign", "MaxRoiPool")
 #: Input pixels that one output pixel of Resize reads along an axis, less one.
 INTERPOLATION = {"nearest": 0, "linear": 1, "cubic": 3}
 
@@ -171,7 +173,7 @@ def _after(
         return state.collapse(lambda k: k == a)
     if op in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "Einsum"):
         return _product(node, state, y, known, ins)
-    if op in ("LSTM", "GRU", "RNN", "Attention"):
+    if op in ANYWHERE:
         return State(state.collapse().axes, (None,) * len(y or ()))
     return _join([s for _, s in ins], y)
 

@@ -187,6 +187,21 @@ def test_an_operator_without_a_kernel_is_named_with_the_reason():
     assert "det (Det) runs as onnx.reference" in inspect.render(found)
 
 
+def test_shapes_that_depend_on_data_are_learned_from_a_run():
+    nodes = [
+        node("NonZero", ["x"], ["n"]),
+        node("Transpose", ["n"], ["t"], perm=[1, 0]),
+        node("Cast", ["t"], ["f"], to=1),
+        node("MatMul", ["f", "w"], ["y"]),
+    ]
+    found = describe(build(nodes, {"x": [2, 3]}, ["y"], {"w": np.ones((2, 5), F32)}))
+    assert found.outputs == {"y": (6, 5)}
+    assert found.totals.macs == 6 * 2 * 5
+    (layer,) = [y for y in found.layers if y.name == "nonzero"]
+    assert layer.runs == "numpy"
+    assert "depends on data" in layer.reason
+
+
 def test_a_dtype_without_a_kernel_is_marked_numpy():
     data = build(
         [node("Conv", ["x", "w"], ["y"])],

@@ -222,25 +222,28 @@ def is_terminal(stream: TextIO) -> bool:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[Any]], file: TextIO | None = None
 ) -> None:
-    """Print a table (see ``text.table``); in a terminal with rich's styles, fitted to its width."""
+    """Print a table (see ``text.table``); in a terminal with rich's styles.
+
+    A table wider than the terminal is left for it to wrap, line by line.
+    """
     stream = sys.stdout if file is None else file
+    plain_table = text.table(headers, rows)
     if not is_terminal(stream):
-        say(text.table(headers, rows), stream)
+        say(plain_table, stream)
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for h in headers:
-        right = h.startswith(">")
-        grid.add_column(
-            Text(h.removeprefix(">")), justify="right" if right else "left", overflow="fold",
-            no_wrap=right,
-        )  # fmt: skip
+        justify: Any = "right" if h.startswith(">") else "left"
+        grid.add_column(Text(h.removeprefix(">")), justify=justify, no_wrap=True)
     for row in rows:
         grid.add_row(*(Text(encodable(text.clean(c), stream)) for c in row))
-    Console(file=stream, highlight=False).print(grid)
+    console = Console(file=stream, highlight=False)
+    console.width = max(console.width, *map(text.width, plain_table.splitlines()))
+    console.print(grid, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -59,7 +59,7 @@ def add_parser(commands: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from .. import compare
-    from ..inspect import concrete_shapes, random_feeds
+    from ..feeds import concrete_shapes, random_feeds
 
     other = compare.engine(args.against)
     model = load_model(args, fallback="allow")
