@@ -10,7 +10,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from fastconv.errors import ShapeError, UnsupportedError
-from fastconv.graph.activation import RELU
+from fastconv.graph.activation import RELU, Activation
 from fastconv.graph.core import TensorType
 from fastconv.graph.ops import norm as ops
 from fastconv.graph.symbols import Sym
@@ -194,7 +194,7 @@ def test_batch_normalization_agrees_with_onnx(shape):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 16, 40])
-@pytest.mark.parametrize("act", [None, RELU])
+@pytest.mark.parametrize("act", [None, RELU, Activation("silu")])
 def test_batch_normalization_kernels_match_their_twin(channels_last, channels, act):
     xs = [floats(2, channels, 37, 59), *batch_inputs(channels)]
     check_op(
@@ -250,7 +250,7 @@ def test_instance_normalization_agrees_with_onnx(shape):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", [(2, 1, 3, 3), (2, 19, 40, 41), (1, 64, 32, 33), (3, 5, 64, 64)])
-@pytest.mark.parametrize("act", [None, RELU])
+@pytest.mark.parametrize("act", [None, RELU, Activation("silu")])
 def test_instance_normalization_kernels_match_their_twin(channels_last, shape, act):
     xs = [floats(*shape) + 3, *batch_inputs(shape[1])[:2]]
     check_op(

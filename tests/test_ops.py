@@ -101,8 +101,8 @@ def test_max_pool_indices_number_each_plane():
     x = floats(2, 3, 6, 5)
     y, where = ops.max_pool2d(x, (2, 3), 2, (1, 1), return_indices=True)
     assert where.dtype == np.int64
-    np.testing.assert_array_equal(np.take_along_axis(x.reshape(2, 3, -1), where.reshape(2, 3, -1), 2),
-                                  y.reshape(2, 3, -1))  # fmt: skip
+    planes, at = x.reshape(2, 3, -1), where.reshape(2, 3, -1)
+    np.testing.assert_array_equal(np.take_along_axis(planes, at, 2), y.reshape(2, 3, -1))
     np.testing.assert_array_equal(y, ops.max_pool2d(x, (2, 3), 2, 1))
 
 

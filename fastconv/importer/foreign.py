@@ -54,7 +54,8 @@ class Foreign(Op):
             object.__setattr__(self, "_session", session)
         names = [*self.node.inputs, *self.captured]
         feeds = {n: x for n, x in zip(names, xs, strict=True) if n and x is not None}
-        return session.run(None, feeds)
+        outs = dict(zip(session.output_names, session.run(None, feeds), strict=True))
+        return [outs.get(n) for n in self.node.outputs]
 
     def _make_session(self) -> Any:
         try:

@@ -4,14 +4,14 @@ Sums run in one fixed order per output element: several accumulators, in blocks,
 error grows with the square root of the block count and never with the number of threads.
 """
 
-from libc.math cimport INFINITY, log, powf, sqrt
+from libc.math cimport INFINITY, powf, sqrt
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memset
 
 from fastconv.kernels.abi cimport Call, share
-from fastconv.kernels.lanes cimport _abs, _exp, first_lanes, load, store
+from fastconv.kernels.lanes cimport first_lanes, load, store
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.vmath cimport ACT_CLIP, activate, v_abs, v_exp, v_log
 
 cdef enum:
     SOFTMAX = 0
@@ -34,19 +34,10 @@ cdef struct AxisParams:
 cdef inline vf term(const int kind, vf a, vf shift) noexcept nogil:
     """What an element adds to the sum of its row."""
     if kind == LP1:
-        return _abs(a)
+        return v_abs(a)
     if kind == LP2:
         return v_mul(a, a)
-    return _exp(v_sub(a, shift))
-
-
-cdef inline vf _log(vf a) noexcept nogil:
-    cdef float t[VW]
-    cdef int i
-    v_store(t, a)
-    for i in range(VW):
-        t[i] = <float>log(t[i])
-    return v_load(t)
+    return v_exp(v_sub(a, shift))
 
 
 cdef inline vf divisor(const int kind, vf total) noexcept nogil:
@@ -54,7 +45,7 @@ cdef inline vf divisor(const int kind, vf total) noexcept nogil:
     if kind == SOFTMAX:
         return v_div(v_set(1.0), total)
     if kind == LOG_SOFTMAX:
-        return _log(total)
+        return v_log(total)
     if kind == LP2:
         total = v_sqrt(total)
     # 0 / 1 is what LpNormalization wants of a row of zeros.

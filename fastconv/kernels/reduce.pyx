@@ -3,13 +3,14 @@
 Every output element is computed in one fixed order: sums go through partial sums of ``BLOCK`` terms.
 """
 
-from libc.math cimport INFINITY, NAN, isinf, log
+from libc.math cimport INFINITY, NAN, isinf
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memset
 
 from fastconv.kernels.abi cimport Call, share
-from fastconv.kernels.lanes cimport _abs, _exp, first_lanes, load
+from fastconv.kernels.lanes cimport first_lanes, load
 from fastconv.kernels.simd cimport *
+from fastconv.kernels.vmath cimport v_abs, v_exp, v_log
 
 cdef enum:
     # How elements are combined.
@@ -52,11 +53,11 @@ cdef inline vf start_value(const int how) noexcept nogil:
 
 cdef inline vf term(const int how, vf a, vf shift) noexcept nogil:
     if how == ADD_ABS:
-        return _abs(a)
+        return v_abs(a)
     if how == ADD_SQUARE:
         return v_mul(a, a)
     if how == ADD_EXP:
-        return _exp(v_sub(a, shift))
+        return v_exp(v_sub(a, shift))
     return a
 
 
@@ -87,20 +88,18 @@ cdef inline void add_block(const int how, vf* total, vf* lost, vf part) noexcept
 
 cdef inline vf finite_or_zero(vf m) noexcept nogil:
     """The maximum to subtract before exponentials: none where it is infinite."""
-    return v_select(v_lt(_abs(m), v_set(INFINITY)), m, v_zero())
+    return v_select(v_lt(v_abs(m), v_set(INFINITY)), m, v_zero())
 
 
-cdef inline float finish(int last, float a, float shift, int64_t count) noexcept nogil:
-    cdef float t[VW]
+cdef inline vf finish(int last, vf a, vf shift, int64_t count) noexcept nogil:
     if last == DIVIDE:
-        return a / <float>count
+        return v_div(a, v_set(<float>count))
     if last == ROOT:
-        v_store(t, v_sqrt(v_set(a)))
-        return t[0]
+        return v_sqrt(a)
     if last == LOG:
-        return <float>log(a)
+        return v_log(a)
     if last == LOG_SHIFT:
-        return <float>(log(a) + shift)
+        return v_add(v_log(a), shift)
     return a
 
 
@@ -112,10 +111,8 @@ cdef inline void columns(
     cdef vf part[4]
     cdef vf shift[4]
     cdef vf lost[4]
-    cdef float t[VW]
-    cdef float s[VW]
     cdef int64_t i = 0, end
-    cdef int k, lane
+    cdef int k
     for k in range(nv):
         total[k] = start_value(how)
         shift[k] = v_zero()
@@ -141,14 +138,7 @@ cdef inline void columns(
         for k in range(nv):
             add_block(how, &total[k], &lost[k], part[k])
     for k in range(nv):
-        if p.last == DIVIDE:
-            total[k] = v_div(total[k], v_set(<float>p.count))
-        elif p.last != AS_IS:
-            v_store(t, total[k])
-            v_store(s, shift[k])
-            for lane in range(VW):
-                t[lane] = finish(p.last, t[lane], s[lane], p.count)
-            total[k] = v_load(t)
+        total[k] = finish(p.last, total[k], shift[k], p.count)
         if n == VW:
             v_store(y + k * VW, total[k])
         else:
@@ -193,6 +183,7 @@ cdef inline float row(const int how, const ReduceParams* p, const float* x) noex
     """One row of ``count`` adjacent elements."""
     cdef vf total = start_value(how), shift = v_zero(), lost = v_zero(), a
     cdef vf part[4]
+    cdef float lanes[VW]
     cdef float m = 0
     cdef int64_t count = p.count, i = 0, end, whole = count // (4 * VW) * (4 * VW)
     cdef int n, k
@@ -227,7 +218,8 @@ cdef inline float row(const int how, const ReduceParams* p, const float* x) noex
         n = <int>(count - i)
         a = v_select(first_lanes(n), term(how, v_load_n(x + i, n), shift), start_value(how))
         total = join(how, total, a)
-    return finish(p.last, across(how, total), m, count)
+    v_store(lanes, finish(p.last, v_set(across(how, total)), shift, count))
+    return lanes[0]
 
 
 cdef inline void turn(

@@ -26,8 +26,8 @@ DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, whose
-#: team of threads is gone, so steps that need a team run in a worker of the child's own instead.
+#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, as
+#: the team is gone, so runs that need a team go to a worker of the child's own instead.
 _survivor: int | None = None
 _worker: Worker | None = None
 
@@ -115,10 +115,9 @@ class Prepared:
         result = {}
         for i, name, shape, dtype in self.outputs:
             result[name] = externals[i] = np.empty(shape, dtype)
-        if _survivor is not None and self.program.max_threads > 1:
-            if threading.get_ident() == _survivor:
-                self._run_in_worker(externals, times)
-                return result
+        if _survivor is not None and self._needs_worker():
+            self._run_in_worker(externals, times)
+            return result
         try:
             context = self.pool.pop()
         except IndexError:
@@ -135,6 +134,9 @@ class Prepared:
         except (MemoryError, OSError, OverflowError, ValueError) as e:
             size = self.program.arena_size
             raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
+
+    def _needs_worker(self) -> bool:
+        return self.program.max_threads > 1 and threading.get_ident() == _survivor
 
     def _run_in_worker(self, externals: list[Any], times: np.ndarray | None) -> None:
         global _worker
@@ -178,7 +180,7 @@ def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
     def call(context: Context, externals: list[Any]) -> None:
         views = [view(p, context, externals, k) for k, p in enumerate(step.places)]
         assert step.function is not None
-        results = step.function(views[:n])
+        results = compute(step.node, step.function, views[:n])
         for target, result in zip(views[n:], results, strict=False):
             if target is not None:
                 target[...] = result
@@ -311,17 +313,26 @@ def _type(value: Any) -> TensorType:
     return TensorType(value.dtype, None if value.shape is None else tuple(value.shape))
 
 
+def compute(node: Node | None, function: Callable[..., Any], ins: Sequence[Any]) -> Any:
+    """An operator's NumPy form (or onnx.reference's); whatever it raises names the node."""
+    try:
+        return function(ins)
+    except MemoryError as e:
+        raise MemoryLimitError(f"{node or 'a node'}: {e}") from None
+    except Exception as e:
+        if node is None:
+            raise
+        types = [TensorType(v.dtype, v.shape) if isinstance(v, np.ndarray) else None for v in ins]
+        error = e if isinstance(e, FastconvError) else ModelError(f"{type(e).__name__}: {e}")
+        raise annotate(node, error, types) from e
+
+
 def run_node(node: Node, values: dict[str, Any], consts: Mapping[str, np.ndarray]) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them."""
     ins: Sequence[Any] = [
         None if not i else values[i] if i in values else consts[i] for i in node.inputs
     ]
-    try:
-        outs = node.op.compute(ins)
-    except (FastconvError, ValueError, IndexError, TypeError, OverflowError, RuntimeError) as e:
-        types = [TensorType(v.dtype, v.shape) if isinstance(v, np.ndarray) else None for v in ins]
-        error = e if isinstance(e, FastconvError) else ModelError(f"{type(e).__name__}: {e}")
-        raise annotate(node, error, types) from e
+    outs = compute(node, node.op.compute, ins)
     for name, out in zip(node.outputs, outs, strict=False):
         if name:
             values[name] = np.asarray(out) if not isinstance(out, list) else out
