@@ -103,8 +103,6 @@ cdef inline void tile_body(
             v_store_n(y + VW, acc[i][1], cols - VW)
         else:
             v_store_n(y, acc[i][0], cols)
-        if e.act > ACT_CLIP:
-            activate(e.act, e.alpha, e.beta, y, cols)
 
 
 cdef inline void tile(
@@ -116,6 +114,7 @@ cdef inline void tile(
     ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i]``
     where row ``i`` writes its ``cols`` (1..2*VW) floats; ``res[i]`` what is added first, if any.
     """
+    cdef int i
     if cols > VW:
         if mr == 1: tile_body(1, 2, rows, taps, channels, w, out, res, e, cols)
         elif mr == 2: tile_body(2, 2, rows, taps, channels, w, out, res, e, cols)
@@ -142,3 +141,7 @@ cdef inline void tile(
         elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         else: tile_body(12 if MR >= 12 else MR, 1, rows, taps, channels, w, out, res, e, cols)
+    # Rows are in the nearest cache still. In the tile itself a call would cost it its registers.
+    if e.act > ACT_CLIP:
+        for i in range(mr):
+            activate(e.act, e.alpha, e.beta, out[i], cols)
