@@ -1,4 +1,4 @@
-"""Every ``FASTCONV_*`` environment variable, declared once. A leaf; ``fastconv info`` lists them."""
+"""Every ``FASTCONV_*`` environment variable, declared once (``fastconv info`` lists them)."""
 
 from __future__ import annotations
 

@@ -213,13 +213,14 @@ class Model:
         types: dict[str, np.ndarray | TensorType] = {}
         for i in self.inputs:
             shape = tuple((shapes or {}).get(i.name, i.shape or ()))
-            if any(not isinstance(d, int) for d in shape) or i.shape is None:
+            sizes = tuple(d for d in shape if isinstance(d, int))
+            if len(sizes) != len(shape) or i.shape is None:
                 raise InputError(
                     f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
                     f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
                 )
-            _check_shape(i.name, self._types[i.name], shape)
-            types[i.name] = TensorType(i.dtype, shape)
+            _check_shape(i.name, self._types[i.name], sizes)
+            types[i.name] = TensorType(i.dtype, sizes)
         return self._engine.prepare(types)
 
     def check_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -310,7 +311,7 @@ def check_array(name: str, wanted: TensorType, value: Any) -> np.ndarray:
             value = value.astype(dtype)  # a Python list has no dtype of its own
     if value.dtype is not dtype:
         if value.dtype.newbyteorder("=") != dtype and not (
-            dtype == object and value.dtype.kind in "US"
+            dtype == np.dtype(object) and value.dtype.kind in "US"
         ):
             raise InputError(f"input {name!r} has dtype {value.dtype}; the model wants {dtype}")
         value = value.astype(dtype)

@@ -184,7 +184,7 @@ def _slide(state: State, window: Window, transposed: bool) -> State:
         if a is None:
             continue
         extent = (window.kernel_shape[k] - 1) * window.dilations[k] + 1
-        stride, size = window.strides[k], int(window.output[k])  # type: ignore[arg-type]
+        stride, size = window.strides[k], int(window.output[k])
         if transposed:
             before = axes[a]
             field = before.field + (ceil(extent / stride) - 1) * before.jump

@@ -1,8 +1,8 @@
 """Runs one operator through plan, kernels and executor, for comparison with its NumPy twin.
 
 ``run_op`` builds a one-node graph and runs it with a given kernel build and number of threads;
-``check_op`` compares it with the operator's own ``compute`` in float64 and demands the same bits from
-1, 2 and 3 threads, for every kernel build that this machine can run.
+``check_op`` compares it with the operator's own ``compute`` in float64 and demands the same bits
+from 1, 2 and 3 threads, for every kernel build that this machine can run.
 """
 
 from __future__ import annotations

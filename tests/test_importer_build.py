@@ -47,7 +47,10 @@ X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
 OLD_FORMS = {
     "Clip-6": (7, helper.make_node("Clip", ["x"], ["y"], min=-0.5, max=0.5)),
-    "Slice-1": (9, helper.make_node("Slice", ["x"], ["y"], starts=[1, 0], ends=[3, -2], axes=[1, 3])),
+    "Slice-1": (
+        9,
+        helper.make_node("Slice", ["x"], ["y"], starts=[1, 0], ends=[3, -2], axes=[1, 3]),
+    ),
     "Pad-2": (9, helper.make_node("Pad", ["x"], ["y"], pads=[0, 0, 1, 2, 0, 0, 3, 4], value=1.5)),
     "Squeeze-1": (11, helper.make_node("Squeeze", ["s"], ["y"], axes=[0, 2])),
     "Unsqueeze-1": (11, helper.make_node("Unsqueeze", ["x"], ["y"], axes=[0, 5])),

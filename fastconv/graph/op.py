@@ -3,8 +3,8 @@
 The signature is the schema. A field without a default is a required attribute; its annotation says
 how the importer reads it. Each operator states its shape rule (``infer``) and, in plain NumPy, what
 it computes (``compute``): that folds constants, serves dtypes that no kernel handles, and is the
-naive twin that tests compare the kernels with. Adding an operator is adding a class here, a lowering
-in ``plan/lower`` and, for speed, a kernel.
+naive twin that tests compare the kernels with. Adding an operator is adding a class here, a
+lowering in ``plan/lower`` and, for speed, a kernel.
 """
 
 from __future__ import annotations

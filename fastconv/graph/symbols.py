@@ -1,17 +1,18 @@
 """Symbolic dimensions: enough arithmetic that the shape rules run unchanged on unknown sizes.
 
-A dimension is an ``int``, a :class:`Sym` (a named size such as ``N``, or an expression of names) or
-``None`` (unknown). The rules of ``graph.ops`` compute with dimensions as with integers; where a rule
-needs the order or the value of a symbol, :class:`SymbolicError` is raised and the result is unknown.
+A dimension is an ``int``, a :class:`Sym` (a named size such as ``N``, or an expression of names)
+or ``None`` (unknown). The rules of ``graph.ops`` compute with dimensions as with integers; where a
+rule needs the order or the value of a symbol, :class:`SymbolicError` is raised and the result is
+unknown.
 """
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 
 class SymbolicError(Exception):
-    """A shape rule needed the value of a symbolic dimension (internal: never leaves the package)."""
+    """A shape rule needed the value of a symbolic dimension (internal: it never gets out)."""
 
 
 class Sym:
@@ -90,7 +91,7 @@ def _is(value: object, number: int) -> bool:
     return isinstance(value, int) and value == number
 
 
-Dim = Union[int, Sym, None]
+Dim = int | Sym | None
 
 
 def is_static(shape: tuple[Dim, ...] | None) -> bool:

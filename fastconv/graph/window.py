@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .op import need
 from .symbols import Dim
@@ -21,14 +22,14 @@ class Window:
     Attributes:
         kernel_shape, strides, dilations: sizes per spatial axis.
         pads: begin pads of every axis, then end pads, as ONNX has them.
-        output: output size per axis.
+        output: output size per axis (int, Sym or None; all int when the input's sizes are).
     """
 
     kernel_shape: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[int, ...]
-    output: tuple[Dim, ...]
+    output: tuple[Any, ...]
 
 
 def check_window(
@@ -86,10 +87,11 @@ def resolve_window(
     ks, ss, ds, ps = check_window(rank, kernel_shape, strides, dilations, pads, auto_pad)
     begin, end, out = list(ps[:rank]), list(ps[rank:]), []
     for a in range(rank):
-        size, extent = spatial[a], (ks[a] - 1) * ds[a] + 1
+        size: Any = spatial[a]  # None in arithmetic is a TypeError: the caller knows no type then
+        extent = (ks[a] - 1) * ds[a] + 1
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            n = (size + ss[a] - 1) // ss[a]  # type: ignore[operator]
-            total = max(0, (n - 1) * ss[a] + extent - size)  # type: ignore[operator, type-var]
+            n = (size + ss[a] - 1) // ss[a]
+            total = max(0, (n - 1) * ss[a] + extent - size)
             small = total // 2
             begin[a] = small if auto_pad == "SAME_UPPER" else total - small
             end[a] = total - begin[a]
@@ -108,7 +110,7 @@ def resolve_window(
             out.append(None)
         elif ceil_mode:
             n = (room + ss[a] - 1) // ss[a] + 1
-            if isinstance(n, int) and (n - 1) * ss[a] >= size + begin[a]:  # type: ignore[operator]
+            if isinstance(n, int) and (n - 1) * ss[a] >= size + begin[a]:
                 n -= 1
             out.append(n)
         else:

@@ -311,7 +311,7 @@ def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:
         ModelError: a required attribute is missing, or one has the wrong type.
         UnsupportedError: an attribute that the operator does not have.
     """
-    known = schema(cls)
+    known = schema(cls)  # type: ignore[arg-type]  # mypy looks at instances' __hash__ here
     values = {}
     for name, value in attrs.items():
         if name not in known:

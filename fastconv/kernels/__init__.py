@@ -1,9 +1,9 @@
 """The kernels, built once per instruction set, and the table that names them.
 
-``table()`` gives the kernels of the instruction set in use: name → :class:`Kernel`, whose ``address``
-the executor calls and whose ``pack`` turns keyword sizes into the family's parameter struct. Each
-family module (``conv.pyx``, ``pool.pyx`` …) lists its own kernels in ``KERNELS``; that is the only
-place where a kernel is registered.
+``table()`` gives the kernels of the instruction set in use: name → :class:`Kernel`, whose
+``address`` the executor calls and whose ``pack`` turns keyword sizes into the family's parameter
+struct. Each family module (``conv.pyx``, ``pool.pyx`` …) lists its own kernels in ``KERNELS``; that
+is the only place where a kernel is registered.
 """
 
 from __future__ import annotations

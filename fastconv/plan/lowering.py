@@ -27,8 +27,8 @@ from .slices import Slice
 
 F32 = np.dtype(np.float32)
 
-#: Work (multiply-adds, or bytes moved) below which a step stays on one thread: starting a team costs
-#: some microseconds.
+#: Work (multiply-adds, or bytes moved) below which a step stays on one thread: starting a team
+#: costs some microseconds.
 PARALLEL_WORK = 1 << 17
 
 
@@ -47,8 +47,8 @@ class Step:
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
-#: Operator class → the function that emits its steps. It returns False to decline (a dtype or a form
-#: that no kernel handles); the operator's NumPy ``compute`` then runs as a step.
+#: Operator class → the function that emits its steps. It returns False to decline (a dtype or a
+#: form that no kernel handles); the operator's NumPy ``compute`` then runs as a step.
 LOWER: dict[type[Op], LowerFunction] = {}
 
 

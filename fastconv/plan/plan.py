@@ -95,7 +95,8 @@ def make_plan(
     total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)
     if total > limit:
         raise MemoryLimitError(
-            f"activations and outputs need {total} bytes for these input shapes; the limit is {limit}"
+            f"activations and outputs need {total} bytes for these input shapes; "
+            f"the limit is {limit}"
         )
     table = kernels.table(low.isa)
     entries = []

@@ -234,7 +234,7 @@ class Engine:
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa
                 )
                 prepared = Prepared(plan, self.threads)
-                if self._used in self._plans:
+                if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
                     self._plans.popitem(last=False)
@@ -289,7 +289,7 @@ class Engine:
         if engine is None:
             engine = Engine(rest, self.threads, self.packs, self.memory_limit, self.isa)
             engine = self._rests.setdefault(key, engine)
-        feeds = {}
+        feeds: dict[str, Any] = {}
         for n in rest.inputs:
             v = values[n] if n in values else self.graph.consts[n]
             if not isinstance(v, np.ndarray):

@@ -139,6 +139,8 @@ class ConvTranspose(Op):
         need(all(e >= 0 for e in extra), f"output_padding {list(extra)} has a negative entry")
         begin, end, out = list(ps[:rank]), list(ps[rank:]), []
         wanted = tuple(self.output_shape or ())[-rank:]
+        full: Any  # None (a TypeError in arithmetic) where the input's size is not known
+        n: Any
         for a in range(rank):
             size = None if x[2 + a] is None else x[2 + a] - 1
             full = None if size is None else ss[a] * size + extra[a] + (ks[a] - 1) * ds[a] + 1

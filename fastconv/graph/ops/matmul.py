@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..activation import Activation
@@ -88,7 +90,7 @@ class Einsum(Op):
     def infer(self, types, values):
         if any(t.shape is None for t in types):
             return [TensorType(types[0].dtype, None)]
-        sizes: dict[str, object] = {}
+        sizes: dict[str, Any] = {}
         left, _, right = self.equation.replace(" ", "").partition("->")
         terms = left.split(",")
         need(len(terms) == len(types), f"equation {self.equation!r} has {len(terms)} operands")

@@ -29,7 +29,7 @@ def wide(x: np.ndarray) -> np.ndarray:
 
 def sizes(win: Window) -> tuple[int, ...]:
     """The output sizes of a window over an input of known shape."""
-    return tuple(int(n) for n in win.output)  # type: ignore[arg-type]
+    return tuple(int(n) for n in win.output)
 
 
 def padded(x: np.ndarray, win: Window, fill: Any) -> np.ndarray:

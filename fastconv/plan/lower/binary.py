@@ -29,6 +29,8 @@ SHORT_ROW = 64
 Shape = tuple[int, ...]
 #: A value's name, or an array of one element.
 Operand = str | np.ndarray
+#: The name of a packed constant, in the cache of such.
+Key = tuple[Hashable, ...]
 
 
 def strides_of(shape: Sequence[int]) -> list[int]:
@@ -92,7 +94,7 @@ def shape_of(low: Lowering, operand: Operand) -> Shape:
     return low.places[operand, low.layout_of(operand)].shape
 
 
-def cached(low: Lowering, key: Hashable, make: Callable[[], np.ndarray]) -> Place:
+def cached(low: Lowering, key: Key | None, make: Callable[[], np.ndarray]) -> Place:
     """A constant kept for other plans when ``key`` is given, else for this plan alone."""
     return low.constant(make()) if key is None else low.packed(key, make)
 
@@ -134,16 +136,16 @@ def fetch(low: Lowering, operand: Operand, y: Place) -> Value:
             return Value(low.place(operand), strides_of((n, s, c)))
         if full[1] == 1:
             return Value(low.place(operand, PLAIN), strides_of((n, 1, 1)))
-        key = key and ("flat", key, c)
-        place = cached(low, key, lambda: array.reshape(n, c, s).swapaxes(1, 2))
-        return Value(place, strides_of((n, s, c)), key)
+        packed = None if key is None else ("flat", key, c)
+        place = cached(low, packed, lambda: array.reshape(n, c, s).swapaxes(1, 2))
+        return Value(place, strides_of((n, s, c)), packed)
     if prod(full[2:]) == 1 or full[1] == 1:
         # Plain and channels-last memory are the same.
         return Value(low.place(operand, PLAIN), memory_order(strides_of(full), CHANNELS_LAST), key)
     if array is not None:
-        key = key and ("channels_last", key, rank)
-        place = cached(low, key, lambda: np.moveaxis(array.reshape(full), 1, -1))
-        return Value(place, strides_of(memory_order(full, CHANNELS_LAST)), key)
+        packed = None if key is None else ("channels_last", key, rank)
+        place = cached(low, packed, lambda: np.moveaxis(array.reshape(full), 1, -1))
+        return Value(place, strides_of(memory_order(full, CHANNELS_LAST)), packed)
     place = low.place(operand, CHANNELS_LAST, dense=False)
     steps = strides_of([*memory_order(own, CHANNELS_LAST)[:-1], place.pixel])
     steps[-1] = 1
@@ -179,7 +181,7 @@ def lengthen(low: Lowering, values: list[Value], shape: list[int], steps: list[l
             continue
         times = next(t for t in range(min(outer, 4 * SHORT_ROW // n), 0, -1) if outer % t == 0)
         if times > 1:
-            key = v.key and ("repeated", v.key, times)
+            key = None if v.key is None else ("repeated", v.key, times)
             v.place = cached(low, key, partial(np.tile, array.reshape(-1), times))
             shape[-2:] = [outer // times, n * times]
             other[-2] *= times
