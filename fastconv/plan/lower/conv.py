@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, gcd, prod
 from typing import Any
 
@@ -145,7 +146,7 @@ def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]
     cut, begin = [], []
     for a, n in enumerate(size):
         step, pad = win.dilations[a], win.pads[a]
-        reach = (win.output[a] - 1) * win.strides[a]  # type: ignore[operator]
+        reach = (win.output[a] - 1) * win.strides[a]
         taps = range(win.kernel_shape[a])
         live = [t for t in taps if t * step - pad < n and t * step - pad + reach >= 0]
         first, last = (live[0], live[-1]) if live else (0, 0)
@@ -303,13 +304,11 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     for phase in np.ndindex(*(min(s, n) for s, n in zip(ss, size, strict=True))):
         axes = [phase_axis(*a) for a in zip(phase, ks, ss, ds, ps, size, strict=True)]
         index = [a[0] for a in axes]
-        part = full[(slice(None), *np.ix_(*index))]
-        taps = prod(len(i) for i in index)
+        at: tuple[Any, ...] = (slice(None), *np.ix_(*index))
+        part = full[at].reshape(group * filters, prod(map(len, index)), channels)
         wp = low.packed(
             ("conv_transpose", wn, group, tuple(map(tuple, index))),
-            lambda p=part, t=taps: pack_filters(
-                p.reshape(group * filters, t, channels), group, low.isa
-            ),
+            partial(pack_filters, part, group, low.isa),
         )
         emit(
             low, x, wp, bias, None, y,

@@ -15,6 +15,16 @@ from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import FLAT, PLAIN, Place
 from .conv import blocks, epilogue, pack_at_run_time, pack_bias, pack_filters
 
+#: Sizes of the convolution kernel that a matrix product leaves at 1, and those it leaves at 0.
+ONES = (
+    "n", "d", "h", "od", "oh", "kd", "kh", "kw",
+    "stride_d", "stride_h", "stride_w", "dilation_d", "dilation_h", "dilation_w",
+)  # fmt: skip
+ZEROS = (
+    "x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h", "r_w", "r_g",
+    "pad_d", "pad_h", "pad_w",
+)  # fmt: skip
+
 
 @lowers(Gemm)
 def gemm(low: Lowering, node: Node) -> Any:
@@ -85,8 +95,8 @@ def product(
     macs = batch * m * n * k
     threads = low.threads_for(macs)
     block_rows, block_panels = blocks(m, -(-n // nr), k * nr * 4, mr)
-    ones = dict.fromkeys(("n", "d", "h", "od", "oh", "kd", "kh", "kw", "stride_d", "stride_h", "stride_w", "dilation_d", "dilation_h", "dilation_w"), 1)  # fmt: skip
-    none = dict.fromkeys(("x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h", "r_w", "r_g", "pad_d", "pad_h", "pad_w"), 0)  # fmt: skip
+    ones = dict.fromkeys(ONES, 1)
+    none = dict.fromkeys(ZEROS, 0)
     params = dict(
         **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch,
         x_g=m * k if x_batch is None else x_batch, y_g=m * n,
