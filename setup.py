@@ -135,5 +135,7 @@ setup(
     ext_modules=modules(),
     cmdclass={"build_ext": BuildExt},
     packages=packages,
+    # Sources of compiled parts (MANIFEST.in) belong in source distributions alone.
+    include_package_data=False,
     package_data={"fastconv": ["py.typed"], "": ["*.pyi"]},
 )
