@@ -48,12 +48,20 @@ KERNEL_FLAGS = ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
 
 
 def machine_isas() -> dict[str, list[str]]:
+    """The instruction sets to build for, with the compiler's flags for each."""
     machine = platform.machine().lower()
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     isas = ISAS.get(machine, {"base": []})
     wanted = os.environ.get("FASTCONV_BUILD_ISAS")
     if wanted:
-        isas = {k: v for k, v in isas.items() if k in wanted.split(",")}
+        names = [name.strip() for name in wanted.split(",")]
+        unknown = sorted(set(names) - isas.keys())
+        if unknown:
+            sys.exit(
+                f"FASTCONV_BUILD_ISAS: no {', '.join(unknown)} on this machine; "
+                f"it has {', '.join(isas)}"
+            )
+        isas = {k: v for k, v in isas.items() if k in names}
     return isas
 
 
