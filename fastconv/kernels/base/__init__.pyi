@@ -1,0 +1,28 @@
+"""The kernel families built for one instruction set: one compiled module each."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+class _Family(Protocol):
+    """A compiled kernel family.
+
+    ``KERNELS`` maps a kernel's name to its C address and the function that packs keyword sizes into
+    the bytes of its parameter struct.
+    """
+
+    KERNELS: dict[str, tuple[int, Callable[..., bytes]]]
+
+class _SizedFamily(_Family, Protocol):
+    """A family with compile-time sizes that plans must know, such as ``VW``, ``MR`` and ``NR``."""
+
+    CONSTANTS: dict[str, int]
+
+conv: _SizedFamily
+depthwise: _SizedFamily
+elementwise: _SizedFamily
+matmul: _Family
+move: _Family
+norm: _Family
+pool: _Family
+reduce: _Family
+resize: _Family

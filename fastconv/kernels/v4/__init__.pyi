@@ -1,0 +1,11 @@
+"""The kernel families built for one instruction set: one compiled module each."""
+
+from ..base import conv as conv
+from ..base import depthwise as depthwise
+from ..base import elementwise as elementwise
+from ..base import matmul as matmul
+from ..base import move as move
+from ..base import norm as norm
+from ..base import pool as pool
+from ..base import reduce as reduce
+from ..base import resize as resize
