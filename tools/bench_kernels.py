@@ -44,7 +44,10 @@ CONVOLUTIONS = {
     ],
 }  # fmt: skip
 OTHERS = {
-    "gemm": [(Gemm(transB=1), [(1, 2048), (1000, 2048)]), (Gemm(transB=1), [(1, 9216), (4096, 9216)])],
+    "gemm": [
+        (Gemm(transB=1), [(1, 2048), (1000, 2048)]),
+        (Gemm(transB=1), [(1, 9216), (4096, 9216)]),
+    ],
     "pool": [
         (MaxPool(kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)), [(1, 64, 112, 112)]),
         (AveragePool(kernel_shape=(2, 2), strides=(2, 2)), [(1, 256, 56, 56)]),
