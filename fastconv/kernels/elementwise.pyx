@@ -77,7 +77,9 @@ cdef inline vf combine(const int op, vf a, vf b) noexcept nogil:
     return v_select(v_lt(a, v_zero()), v_mul(a, b), a)
 
 
-cdef inline vf get(const int inner, vf constant, const float* p, int64_t i, int64_t n) noexcept nogil:
+cdef inline vf get(
+    const int inner, vf constant, const float* p, int64_t i, int64_t n
+) noexcept nogil:
     if inner == 0:
         return constant
     if n - i >= VW:
