@@ -1,5 +1,7 @@
 """Depthwise convolution against its NumPy twin: every tile edge, every geometry."""
 
+import importlib
+
 import numpy as np
 import pytest
 from harness import ISAS, check_op, run_op
@@ -37,7 +39,7 @@ def convolutions(draw):
     pads = [draw(st.integers(0, 5)) for _ in range(2 * rank)]
     least = [
         max(1, (k - 1) * d + 1 - p - q)
-        for k, d, p, q in zip(kernel, dilations, pads[:rank], pads[rank:])
+        for k, d, p, q in zip(kernel, dilations, pads[:rank], pads[rank:], strict=True)
     ]
     size = [draw(st.integers(n, n + 20)) for n in least]
     auto = draw(st.sampled_from(["NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER"]))
@@ -50,7 +52,7 @@ def convolutions(draw):
     return op, x, w, draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(convolutions())
 def test_any_depthwise_convolution_matches_its_twin(case):
     op, x, w, bias, residual, seed = case
@@ -58,7 +60,8 @@ def test_any_depthwise_convolution_matches_its_twin(case):
     xs = [*arrays(rng, x, w), arrays(rng, w[:1])[0] if bias else None]
     if residual:
         xs += arrays(rng, (x[0], w[0], *op.window(x, w).output))
-    check_op(op, xs, consts=[1, 2] if bias else [1])
+    # Terms that cancel are larger than what is left after clipping, so are their rounding errors.
+    check_op(op, xs, consts=[1, 2] if bias else [1], atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -79,7 +82,7 @@ def test_every_channel_tail(channels, kernel):
     check_op(op, xs, consts=[1, 2], threads=[1, 2])
 
 
-@pytest.mark.parametrize("channels,width", [(24, 9), (7, 5), (200, 40), (530, 12)])
+@pytest.mark.parametrize(("channels", "width"), [(24, 9), (7, 5), (200, 40), (530, 12)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_blocks_of_channels_rows_and_strips(channels, width, stride):
     rng = np.random.default_rng(channels)
@@ -114,7 +117,8 @@ def test_padding_is_absent_not_zero_times_weight(isa, kernel):
     w[:, :, 0, 0] = np.inf
     y = run_op(Conv(group=16, pads=(1, 1, 1, 1)), [x, w], consts=[1], isa=isa)[0]
     assert not np.isnan(y).any()
-    assert np.isfinite(y[:, :, 0]).all() and np.isfinite(y[:, :, :, 0]).all()
+    assert np.isfinite(y[:, :, 0]).all()
+    assert np.isfinite(y[:, :, :, 0]).all()
     assert np.isinf(y[:, :, 1:, 1:]).all()
 
 
@@ -141,3 +145,21 @@ def test_only_one_filter_per_channel_in_one_or_two_dimensions_is_taken():
         xs = arrays(rng, *shapes)
         check_op(op, xs, consts=[1], threads=[1])
         assert ("depthwise" in kernel_of(op, xs)) == taken
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_lowering_and_the_kernel_agree_on_their_limits(isa):
+    module = importlib.import_module(f"fastconv.kernels.{isa}.depthwise")
+    limits = {n: getattr(depthwise, n) for n in ("STRIP", "MAX_TILES", "MAX_KW")}
+    assert limits == module.CONSTANTS
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("channels", [8, 24, 100, 960])
+def test_blocks_never_pass_the_kernel_s_limits(channels, threads):
+    for vw in (4, 8, 16):
+        for size in (1, 7, 300):
+            rows, width, strips = depthwise.blocks(1, size, size, channels, 3, 3, 1, vw, threads)
+            assert 1 <= rows <= size
+            assert 1 <= strips <= depthwise.MAX_TILES
+            assert width % vw == 0

@@ -32,7 +32,6 @@ cdef extern from *:
     }
     """
     vf v_max_nan(vf a, vf v) noexcept nogil
-    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 
 cdef enum Kind:
@@ -46,6 +45,7 @@ cdef enum Kind:
 cdef enum:
     CHUNK = 128
     COLUMNS = 18        # most input columns of a strip
+    LINE = 256          # floats from one of its columns to the next
 
 
 cdef struct PoolParams:
@@ -208,58 +208,96 @@ cdef inline void window(
             v_store(y + i * VW, acc[i])
 
 
-cdef inline void strip(
+cdef inline void column(
     const int kind, const int nv, const bint tail, const PoolParams* p, const float* x,
-    const Span* d, const Span* h, int64_t ow, int64_t ow_end, float* y, int n,
+    const Span* d, const Span* h, float* out, int n,
 ) noexcept nogil:
-    """Outputs ``ow .. ow_end-1`` of a row: ``nv`` vectors of channels, or ``n`` channels (``tail``).
+    """One input column over the window's rows: ``nv`` vectors of channels, or ``n`` channels."""
+    cdef vf acc[4]
+    cdef vf v, start = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    cdef int64_t a, b
+    cdef const float* xh
+    cdef int i
+    for i in range(nv):
+        acc[i] = start
+    for a in range(d.first, d.last):
+        xh = x
+        for b in range(h.first, h.last):
+            for i in range(nv):
+                v = v_load_n(xh, n) if tail else v_load(xh + i * VW)
+                acc[i] = take(kind, acc[i], v, p.p)
+            xh += p.dilation_h * p.x_h
+        x += p.dilation_d * p.x_d
+    for i in range(nv):
+        v_store(out + i * VW, acc[i])
+
+
+cdef inline void gather(
+    const int kind, const int nv, const bint tail, const PoolParams* p, const float* columns,
+    int64_t taps, float count, float* y, int n,
+) noexcept nogil:
+    """One output from its ``taps`` columns: ``nv`` vectors of channels, or ``n`` channels."""
+    cdef vf acc[4]
+    cdef vf start = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    cdef int64_t a
+    cdef int i
+    for i in range(nv):
+        acc[i] = start
+    for a in range(taps):
+        for i in range(nv):
+            acc[i] = join(kind, acc[i], v_load(columns + i * VW))
+        columns += LINE
+    for i in range(nv):
+        acc[i] = ended(kind, acc[i], count, p.p)
+        if tail:
+            v_store_n(y, acc[i], n)
+        else:
+            v_store(y + i * VW, acc[i])
+
+
+cdef inline void strip(
+    const int kind, const PoolParams* p, const float* x, const Span* d, const Span* h,
+    int64_t ow, int64_t ow_end, float* y, int64_t channels,
+) noexcept nogil:
+    """Outputs ``ow .. ow_end-1`` of a row, at most ``LINE - VW`` channels.
 
     For windows without dilation along the row, ``COLUMNS`` columns in all at most.
     """
-    cdef vf columns[COLUMNS * 4]
-    cdef vf acc[4]
-    cdef vf v, start = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    cdef float columns[COLUMNS * LINE]
     cdef int64_t first = max(0, ow * p.stride_w - p.pad_w)
     cdef int64_t last = min(p.w, (ow_end - 1) * p.stride_w - p.pad_w + p.kw)
-    cdef int64_t a, b, j
-    cdef const float* xd
-    cdef const float* xh
+    cdef int64_t j, c
+    cdef const float* xj = x + d.at * p.x_d + h.at * p.x_h + first * p.x_w
+    cdef const float* from_column
+    cdef float* out = columns
     cdef float count
     cdef Span w
-    cdef int i
     for j in range(first, last):
-        for i in range(nv):
-            acc[i] = start
-        xd = x + d.at * p.x_d + h.at * p.x_h + j * p.x_w
-        for a in range(d.first, d.last):
-            xh = xd
-            for b in range(h.first, h.last):
-                for i in range(nv):
-                    v = v_load_n(xh, n) if tail else v_load(xh + i * VW)
-                    acc[i] = take(kind, acc[i], v, p.p)
-                xh += p.dilation_h * p.x_h
-            # The row that the next row of outputs adds.
-            for i in range(nv):
-                prefetch(xh + i * VW)
-            xd += p.dilation_d * p.x_d
-        for i in range(nv):
-            columns[(j - first) * nv + i] = acc[i]
+        c = 0
+        while c + 4 * VW <= channels:
+            column(kind, 4, False, p, xj + c, d, h, out + c, VW)
+            c += 4 * VW
+        while c + VW <= channels:
+            column(kind, 1, False, p, xj + c, d, h, out + c, VW)
+            c += VW
+        if c < channels:
+            column(kind, 1, True, p, xj + c, d, h, out + c, <int>(channels - c))
+        xj += p.x_w
+        out += LINE
     while ow < ow_end:
         w = span(ow, p.w, p.kw, p.stride_w, 1, p.pad_w, p.end_w, p.count_include_pad)
-        count = <float>(d.count * h.count * w.count)
-        for i in range(nv):
-            acc[i] = start
-        j = (w.at - first) * nv
-        for a in range(w.first, w.last):
-            for i in range(nv):
-                acc[i] = join(kind, acc[i], columns[j + i])
-            j += nv
-        for i in range(nv):
-            acc[i] = ended(kind, acc[i], count if count > 0 else 1, p.p)
-            if tail:
-                v_store_n(y, acc[i], n)
-            else:
-                v_store(y + i * VW, acc[i])
+        count = <float>max(1, d.count * h.count * w.count)
+        from_column = columns + (w.at - first) * LINE
+        j = w.last - w.first
+        c = 0
+        while c + 4 * VW <= channels:
+            gather(kind, 4, False, p, from_column + c, j, count, y + c, VW)
+            c += 4 * VW
+        while c + VW <= channels:
+            gather(kind, 1, False, p, from_column + c, j, count, y + c, VW)
+            c += VW
+        if c < channels:
+            gather(kind, 1, True, p, from_column + c, j, count, y + c, <int>(channels - c))
         y += p.y_w
         ow += 1
 
@@ -271,7 +309,7 @@ cdef inline void pool_kind(
     cdef int64_t blocks = max(1, p.channels // p.block)
     cdef int64_t units = rows * blocks
     cdef int64_t u = share(units, thread, threads), end = share(units, thread + 1, threads)
-    cdef int64_t b, oh, od, n, ow, ow_end, c, c_begin, c_end, step = 1
+    cdef int64_t b, oh, od, n, ow, ow_end, c, c_begin, c_end, channels, step = 0
     cdef Span d, h, w
     cdef const float* xn
     cdef float* yr
@@ -292,37 +330,29 @@ cdef inline void pool_kind(
         yr = y + n * p.y_n + od * p.y_d + oh * p.y_h
         ow = 0
         while ow < p.ow:
-            # Strips are evened out.
-            ow_end = ow + (p.ow - ow) // ((p.ow - ow + step - 1) // step)
-            if step == 1:
-                w = span(
-                    ow, p.w, p.kw, p.stride_w, p.dilation_w, p.pad_w, p.end_w, p.count_include_pad)
+            if step > 0:
+                # Strips are evened out; blocks of channels are whole vectors, but for the last.
+                ow_end = ow + (p.ow - ow) // ((p.ow - ow + step - 1) // step)
+                c = c_begin
+                while c < c_end:
+                    channels = c_end - c if c_end - c <= LINE - VW else LINE // 2
+                    strip(kind, p, xn + c, &d, &h, ow, ow_end, yr + c, channels)
+                    c += channels
+                yr += (ow_end - ow) * p.y_w
+                ow = ow_end
+                continue
+            w = span(ow, p.w, p.kw, p.stride_w, p.dilation_w, p.pad_w, p.end_w, p.count_include_pad)
             c = c_begin
-            while c < c_end:
-                if c + 4 * VW <= c_end:
-                    if step > 1:
-                        strip(kind, 4, False, p, xn + c, &d, &h, ow, ow_end, yr + c, VW)
-                    else:
-                        window(kind, 4, False, p, xn + c, &d, &h, &w, yr + c, VW)
-                    c += 4 * VW
-                    continue
-                if c + VW > c_end:
-                    if c_end - c_begin < VW:
-                        if step > 1:
-                            strip(kind, 1, True, p, xn + c, &d, &h, ow, ow_end, yr + c,
-                                  <int>(c_end - c))
-                        else:
-                            window(kind, 1, True, p, xn + c, &d, &h, &w, yr + c, <int>(c_end - c))
-                        break
-                    # Again what overlaps: the same values.
-                    c = c_end - VW
-                if step > 1:
-                    strip(kind, 1, False, p, xn + c, &d, &h, ow, ow_end, yr + c, VW)
-                else:
-                    window(kind, 1, False, p, xn + c, &d, &h, &w, yr + c, VW)
+            while c + 4 * VW <= c_end:
+                window(kind, 4, False, p, xn + c, &d, &h, &w, yr + c, VW)
+                c += 4 * VW
+            while c + VW <= c_end:
+                window(kind, 1, False, p, xn + c, &d, &h, &w, yr + c, VW)
                 c += VW
-            yr += (ow_end - ow) * p.y_w
-            ow = ow_end
+            if c < c_end:
+                window(kind, 1, True, p, xn + c, &d, &h, &w, yr + c, <int>(c_end - c))
+            yr += p.y_w
+            ow += 1
 
 
 cdef void pool(const Call* c, int thread, int threads) noexcept nogil:

@@ -1,8 +1,8 @@
 """Pooling. Source of the maths: ONNX operators MaxPool-22, AveragePool-22, LpPool-22, MaxUnpool-22,
 GlobalAveragePool-22, GlobalMaxPool-22 and GlobalLpPool-22.
 
-A last window that starts in the end padding is dropped (``ceil_mode``), so every window starts inside
-the input or its begin padding.
+A last window that starts in the end padding is dropped (``ceil_mode``), so every window starts
+inside the input or its begin padding.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ def wide(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
+def sizes(win: Window) -> tuple[int, ...]:
+    """The output sizes of a window over an input of known shape."""
+    return tuple(int(n) for n in win.output)  # type: ignore[arg-type]
+
+
 def padded(x: np.ndarray, win: Window, fill: Any) -> np.ndarray:
     """``x`` with a border of ``fill`` around its spatial axes, so that every window fits."""
     rank = len(win.kernel_shape)
     before = win.pads[:rank]
     extents = [
         (o - 1) * s + (k - 1) * d + 1
-        for o, s, k, d in zip(
-            win.output, win.strides, win.kernel_shape, win.dilations, strict=True
-        )
+        for o, s, k, d in zip(sizes(win), win.strides, win.kernel_shape, win.dilations, strict=True)
     ]
     after = [max(0, e - n - b) for e, n, b in zip(extents, x.shape[2:], before, strict=True)]
     pads = [(0, 0), (0, 0), *zip(before, after, strict=True)]
@@ -48,7 +51,7 @@ def cells(x: np.ndarray, win: Window) -> Iterator[tuple[tuple[int, ...], np.ndar
     for tap in product(*map(range, win.kernel_shape)):
         at = [
             slice(t * d, t * d + (o - 1) * s + 1, s)
-            for t, d, o, s in zip(tap, win.dilations, win.output, win.strides, strict=True)
+            for t, d, o, s in zip(tap, win.dilations, sizes(win), win.strides, strict=True)
         ]
         yield tap, x[(slice(None), slice(None), *at)]
 
@@ -56,7 +59,7 @@ def cells(x: np.ndarray, win: Window) -> Iterator[tuple[tuple[int, ...], np.ndar
 def counts(size: int, axis: int, win: Window, padding: bool) -> np.ndarray:
     """Taps of each output along one axis that lie in the input, or also in its padding."""
     rank = len(win.kernel_shape)
-    out = np.arange(win.output[axis])[:, None] * win.strides[axis] - win.pads[axis]
+    out = np.arange(sizes(win)[axis])[:, None] * win.strides[axis] - win.pads[axis]
     at = out + np.arange(win.kernel_shape[axis]) * win.dilations[axis]
     end = size + (win.pads[rank + axis] if padding else 0)
     return ((at < end) & ((at >= 0) | padding)).sum(1)
@@ -131,10 +134,10 @@ class MaxPool(Pool):
 
     def index_steps(self, x: tuple[int, ...]) -> tuple[int, ...]:
         """How much one step along each spatial axis adds to an index."""
-        sizes = x[2:]
+        plane = x[2:]
         if self.storage_order:
-            return tuple(checked_size(sizes[:a]) for a in range(len(sizes)))
-        return tuple(checked_size(sizes[a + 1 :]) for a in range(len(sizes)))
+            return tuple(checked_size(plane[:a]) for a in range(len(plane)))
+        return tuple(checked_size(plane[a + 1 :]) for a in range(len(plane)))
 
     def compute(self, xs):
         x = xs[0]
@@ -150,7 +153,7 @@ class MaxPool(Pool):
             inside: Any = True
             index: Any = planes
             for a in range(rank):
-                at = np.arange(win.output[a]) * win.strides[a] - win.pads[a]
+                at = np.arange(sizes(win)[a]) * win.strides[a] - win.pads[a]
                 at = (at + tap[a] * win.dilations[a]).reshape(-1, *(1,) * (rank - 1 - a))
                 inside = inside & (at >= 0) & (at < x.shape[2 + a])
                 index = index + at * steps[a]
@@ -278,9 +281,9 @@ class GlobalLpPool(GlobalPool):
 class MaxUnpool(Op):
     """Puts each value where ``MaxPool`` found it, zeros elsewhere.
 
-    Inputs: X (NCHW), I (int64, the shape of X: positions in the flattened unpooled tensor whose size
-    follows from the window) and optionally output_shape, a larger NCHW shape in whose leading corner
-    the result then lies.
+    Inputs: X (NCHW), I (int64, the shape of X: positions in the flattened unpooled tensor, whose
+    size follows from the window) and optionally output_shape, a larger NCHW shape in whose leading
+    corner the result then lies.
     """
 
     arity = (2, 3)
@@ -294,13 +297,13 @@ class MaxUnpool(Op):
         ks, ss, _, ps = check_window(
             rank, self.kernel_shape, self.strides, None, self.pads, "NOTSET"
         )
-        sizes = tuple(
+        sides = tuple(
             None if x[2 + a] is None else (x[2 + a] - 1) * ss[a] - ps[a] - ps[rank + a] + ks[a]
             for a in range(rank)
         )
-        for s in sizes:
-            need(not isinstance(s, int) or s >= 0, f"the unpooled sizes {list(sizes)} are negative")
-        return (*x[:2], *sizes)
+        for s in sides:
+            need(not isinstance(s, int) or s >= 0, f"the unpooled sizes {list(sides)} are negative")
+        return (*x[:2], *sides)
 
     def infer(self, types, values):
         x, index = types[0], types[1]

@@ -1,4 +1,4 @@
-"""Pools: geometry → the parameters of the ``pool``, ``max_pool_indices`` and ``global_pool`` kernels."""
+"""Pools: geometry → parameters of the kernels ``pool``, ``max_pool_indices``, ``global_pool``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pool(low: Lowering, node: Node) -> Any:
     work = y.size * taps
     threads = low.threads_for(work)
     vw = low.vector("VW")
-    params = dict(
+    params = dict(  # noqa: C408
         n=shape[0], d=d, h=h, w=w, x_n=xs[0], x_d=xs[1], x_h=xs[2], x_w=xs[3],
         od=od, oh=oh, ow=ow, y_n=ys[0], y_d=ys[1], y_h=ys[2], y_w=ys[3],
         kd=kd, kh=kh, kw=kw, stride_d=sd, stride_h=sh, stride_w=sw,
@@ -115,7 +115,7 @@ def emit_global(low: Lowering, x: Place, y: Place, kind: int, p: int) -> None:
     pixels = prod(x.shape[2:])
     if n * channels == 0:
         return
-    params = dict(
+    params = dict(  # noqa: C408
         n=n, pixels=pixels, channels=channels, x_n=pixels * x.pixel, x_p=x.pixel, kind=kind, p=p
     )  # fmt: skip
     low.step("global_pool", params, [x, y], work=x.nbytes)
