@@ -5,7 +5,9 @@ A leaf: imports only ``errors``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from functools import cache
 
 from .errors import MemoryLimitError
 
@@ -39,3 +41,22 @@ def checked_size(shape: Iterable[int], itemsize: int = 1, what: str = "tensor") 
                 f"{what}: shape {list(shape)} × {itemsize} bytes exceeds {MAX_BYTES} bytes"
             )
     return 0 if empty else total
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's if less."""
+    limits = [MAX_BYTES]
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        pass
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="ascii") as f:
+                text = f.read().strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            limits.append(int(text))
+    return max(1, min(limits))

@@ -1,4 +1,4 @@
-"""Builds small graphs, runs them node by node in NumPy, and compares them before and after passes."""
+"""Builds small graphs, runs them node by node in NumPy, compares them before and after passes."""
 
 from __future__ import annotations
 

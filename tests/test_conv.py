@@ -43,6 +43,14 @@ def test_any_convolution_matches_its_twin(case):
     check_op(op, xs, consts=[1, 2][: len(xs) - 1])
 
 
+@settings(max_examples=15, deadline=None)
+@given(convolutions())
+def test_a_convolution_with_computed_weights_matches_its_twin(case):
+    op, x, w, bias, seed = case
+    rng = np.random.default_rng(seed)
+    check_op(op, arrays(rng, x, w) + (arrays(rng, w[:1]) if bias else []))
+
+
 @st.composite
 def transposed(draw):
     rank = draw(st.integers(1, 3))

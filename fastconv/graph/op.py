@@ -108,6 +108,8 @@ def broadcast(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
                 need(d == size, lambda: f"shapes {' and '.join(map(str, shapes))} do not broadcast")
             elif type(d) is int:
                 size = d  # a symbol beside a number greater than 1 must equal it
+            elif type(size) is not int and size != d:
+                size = None  # two symbols: either may be 1
         result.append(size)
     return tuple(result)
 

@@ -157,20 +157,61 @@ def pack_conv(**values):
     return (<char*>&p)[:sizeof(ConvParams)]
 
 
-def pack_weights(const float[:, :, ::1] w, float[:, :, :, ::1] out):
-    """Pack filters into panels.
+cdef struct StageParams:
+    int64_t n, h, w, channels
+    int64_t x_n, x_c, x_h, x_w      # input strides in floats, any layout
+    int64_t out_h, out_w, pad_h, pad_w
 
-    Args:
-        w: ``[filters][taps][channels]`` of one group.
-        out: ``[ceil(filters / (2*VW))][taps][channels][2*VW]``, zeros beyond the last filter.
+
+cdef void stage(const Call* c, int thread, int threads) noexcept nogil:
+    """Copies an image of few channels, from any layout, into a zero-bordered channels-last one.
+
+    A kernel row then lies in one piece, ``kw * channels`` long: few long taps instead of many tiny
+    ones. Buffers: x, y ([n][out_h][out_w][channels]).
     """
-    cdef Py_ssize_t f, t, c, filters = w.shape[0]
-    with nogil:
-        for f in range(filters):
-            for t in range(w.shape[1]):
-                for c in range(w.shape[2]):
-                    out[f // (2 * VW), t, c, f % (2 * VW)] = w[f, t, c]
+    cdef const StageParams* p = <const StageParams*>c.params
+    cdef int64_t row = share(p.n * p.out_h, thread, threads)
+    cdef int64_t end = share(p.n * p.out_h, thread + 1, threads)
+    cdef int64_t i, k, h, length = p.out_w * p.channels
+    cdef const float* x
+    cdef float* y
+    while row < end:
+        y = (<float*>c.buf[1]) + row * length
+        h = row % p.out_h - p.pad_h
+        for i in range(p.pad_w * p.channels):
+            y[i] = 0
+        if h < 0 or h >= p.h:
+            for i in range(length):
+                y[i] = 0
+        else:
+            x = (<const float*>c.buf[0]) + row // p.out_h * p.x_n + h * p.x_h
+            y += p.pad_w * p.channels
+            if p.channels == 3:
+                for i in range(p.w):
+                    y[3 * i] = x[i * p.x_w]
+                    y[3 * i + 1] = x[i * p.x_w + p.x_c]
+                    y[3 * i + 2] = x[i * p.x_w + 2 * p.x_c]
+            elif p.channels == 1:
+                for i in range(p.w):
+                    y[i] = x[i * p.x_w]
+            else:
+                for i in range(p.w):
+                    for k in range(p.channels):
+                        y[i * p.channels + k] = x[i * p.x_w + k * p.x_c]
+            y += p.w * p.channels
+            for i in range((p.out_w - p.pad_w - p.w) * p.channels):
+                y[i] = 0
+        row += 1
 
 
-KERNELS = {"conv": (<uintptr_t>&conv, pack_conv)}
+def pack_stage(**values):
+    """The bytes of ``StageParams``."""
+    cdef StageParams p = values
+    return (<char*>&p)[:sizeof(StageParams)]
+
+
+KERNELS = {
+    "conv": (<uintptr_t>&conv, pack_conv),
+    "stage": (<uintptr_t>&stage, pack_stage),
+}
 CONSTANTS = {"VW": VW, "MR": MR, "NR": 2 * VW}

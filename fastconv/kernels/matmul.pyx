@@ -8,13 +8,14 @@ from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 
 cdef struct PackParams:
-    int64_t batch, k, n
-    # b[i*b_batch + k*b_k + n*b_n], in floats.
-    int64_t b_batch, b_k, b_n
+    # Rows of the matrix are (tap, k) pairs: taps is 1 for a plain matrix.
+    int64_t batch, taps, k, n
+    # b[i*b_batch + t*b_tap + k*b_k + n*b_n], in floats.
+    int64_t b_batch, b_tap, b_k, b_n
 
 
 cdef void pack_b(const Call* c, int thread, int threads) noexcept nogil:
-    """Packs a right-hand matrix as ``conv`` wants weights: [batch][panel][k][2*VW].
+    """Packs a right-hand matrix as ``conv`` wants weights: [batch][panel][tap][k][2*VW].
 
     Buffers: b, packed.
     """
@@ -24,24 +25,26 @@ cdef void pack_b(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t panels = (p.n + 2 * VW - 1) // (2 * VW)
     cdef int64_t u = share(p.batch * panels, thread, threads)
     cdef int64_t end = share(p.batch * panels, thread + 1, threads)
-    cdef int64_t k, j, n0, cols
+    cdef int64_t t, k, j, n0, cols
     while u < end:
         n0 = u % panels * 2 * VW
-        b = (<const float*>c.buf[0]) + u // panels * p.b_batch + n0 * p.b_n
-        y = (<float*>c.buf[1]) + u * p.k * 2 * VW
+        y = (<float*>c.buf[1]) + u * p.taps * p.k * 2 * VW
         cols = min(p.n - n0, 2 * VW)
-        if p.b_n == 1:
-            for k in range(p.k):
-                for j in range(cols):
-                    y[k * 2 * VW + j] = b[k * p.b_k + j]
-        else:
-            for j in range(cols):
+        for t in range(p.taps):
+            b = (<const float*>c.buf[0]) + u // panels * p.b_batch + t * p.b_tap + n0 * p.b_n
+            if p.b_n == 1:
                 for k in range(p.k):
-                    y[k * 2 * VW + j] = b[k * p.b_k + j * p.b_n]
-        if cols < 2 * VW:
-            for k in range(p.k):
-                for j in range(cols, 2 * VW):
-                    y[k * 2 * VW + j] = 0
+                    for j in range(cols):
+                        y[k * 2 * VW + j] = b[k * p.b_k + j]
+            else:
+                for j in range(cols):
+                    for k in range(p.k):
+                        y[k * 2 * VW + j] = b[k * p.b_k + j * p.b_n]
+            if cols < 2 * VW:
+                for k in range(p.k):
+                    for j in range(cols, 2 * VW):
+                        y[k * 2 * VW + j] = 0
+            y += p.k * 2 * VW
         u += 1
 
 
@@ -59,13 +62,18 @@ cdef struct GemvParams:
 
 cdef inline void gemv_panels(
     const int panels, const GemvParams* p, const float* x, const float* w, const float* bias,
-    const float* res, float* y, int64_t left,
+    const float* res, float* y, int64_t at,
 ) noexcept nogil:
-    """``panels`` panels at once: enough sums in flight to hide the latency of an addition."""
+    """``panels`` panels from column ``at``: enough sums in flight to hide an addition's latency."""
     cdef vf acc[4][2]
     cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi)
     cdef int64_t k, stride = p.k * 2 * VW
     cdef int i, h, n
+    if bias != NULL:
+        bias += at
+    if res != NULL:
+        res += at
+    y += at
     for i in range(panels):
         for h in range(2):
             acc[i][h] = v_zero() if bias == NULL else v_load(bias + (2 * i + h) * VW)
@@ -77,7 +85,7 @@ cdef inline void gemv_panels(
         w += 2 * VW
     for i in range(panels):
         for h in range(2):
-            n = <int>min(left - (2 * i + h) * VW, VW)
+            n = <int>min(p.n - at - (2 * i + h) * VW, VW)
             if n <= 0:
                 break
             a = acc[i][h]
@@ -108,12 +116,10 @@ cdef void gemv(const Call* c, int thread, int threads) noexcept nogil:
     while j < end:
         at = j * 2 * VW
         if j + 4 <= end:
-            gemv_panels(4, p, x, w + at * p.k, NULL if bias == NULL else bias + at,
-                        NULL if res == NULL else res + at, y + at, p.n - at)
+            gemv_panels(4, p, x, w + at * p.k, bias, res, y, at)
             j += 4
         else:
-            gemv_panels(1, p, x, w + at * p.k, NULL if bias == NULL else bias + at,
-                        NULL if res == NULL else res + at, y + at, p.n - at)
+            gemv_panels(1, p, x, w + at * p.k, bias, res, y, at)
             j += 1
     if p.act > ACT_CLIP and j0 < end:
         at = j0 * 2 * VW

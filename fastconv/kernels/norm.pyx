@@ -4,13 +4,14 @@ Sums run in one fixed order per output element: several accumulators, in blocks,
 error grows with the square root of the block count and never with the number of threads.
 """
 
-from libc.math cimport INFINITY, log, powf, sqrt
+from libc.math cimport INFINITY, powf, sqrt
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memset
 
 from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.lanes cimport first_lanes, load, store
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.vmath cimport ACT_CLIP, activate, v_abs, v_exp, v_log
 
 cdef enum:
     SOFTMAX = 0
@@ -19,58 +20,6 @@ cdef enum:
     LP2 = 3
     # Terms summed into one partial sum before it joins the total.
     BLOCK = 64
-
-
-cdef inline vf _exp(vf x) noexcept nogil:
-    """e**x within 2 units in the last place, denormal results included; NaN stays NaN.
-
-    Range reduction and polynomial of Moshier's Cephes library (expf).
-    """
-    cdef vf t, n, r, p
-    cdef vi k, h
-    x = v_min(v_set(89.0), v_max(v_set(-104.0), x))
-    # Adding 1.5 * 2**23 rounds to an integer, which then sits in the low bits.
-    t = v_fma(x, v_set(1.44269504088896341), v_set(12582912.0))
-    k = v_isub(v_bits(t), v_iset(0x4B400000))
-    n = v_sub(t, v_set(12582912.0))
-    r = v_fma(n, v_set(-0.693359375), x)
-    r = v_fma(n, v_set(2.12194440e-4), r)
-    p = v_fma(v_set(1.9875691500e-4), r, v_set(1.3981999507e-3))
-    p = v_fma(p, r, v_set(8.3334519073e-3))
-    p = v_fma(p, r, v_set(4.1665795894e-2))
-    p = v_fma(p, r, v_set(1.6666665459e-1))
-    p = v_fma(p, r, v_set(5.0000001201e-1))
-    p = v_add(v_fma(v_mul(p, r), r, r), v_set(1.0))
-    # 2**k in two factors, so that results near the ends of the range come out right.
-    h = v_ishr(k, 1)
-    p = v_mul(p, v_from_bits(v_ishl(v_iadd(h, v_iset(127)), 23)))
-    return v_mul(p, v_from_bits(v_ishl(v_iadd(v_isub(k, h), v_iset(127)), 23)))
-
-
-cdef inline vf v_abs(vf a) noexcept nogil:
-    return v_from_bits(v_iand(v_bits(a), v_iset(0x7FFFFFFF)))
-
-
-cdef inline vi first_lanes(int n) noexcept nogil:
-    """All ones in the first ``n`` lanes."""
-    cdef float t[VW]
-    cdef int i
-    for i in range(VW):
-        t[i] = i
-    return v_lt(v_load(t), v_set(<float>n))
-
-
-cdef inline vf load(const float* p, int n) noexcept nogil:
-    if n == VW:
-        return v_load(p)
-    return v_load_n(p, n)
-
-
-cdef inline void store(float* p, vf a, int n) noexcept nogil:
-    if n == VW:
-        v_store(p, a)
-    else:
-        v_store_n(p, a, n)
 
 
 # Softmax, LogSoftmax and LpNormalization over one axis.
@@ -88,16 +37,7 @@ cdef inline vf term(const int kind, vf a, vf shift) noexcept nogil:
         return v_abs(a)
     if kind == LP2:
         return v_mul(a, a)
-    return _exp(v_sub(a, shift))
-
-
-cdef inline vf v_log(vf a) noexcept nogil:
-    cdef float t[VW]
-    cdef int i
-    v_store(t, a)
-    for i in range(VW):
-        t[i] = <float>log(t[i])
-    return v_load(t)
+    return v_exp(v_sub(a, shift))
 
 
 cdef inline vf divisor(const int kind, vf total) noexcept nogil:
@@ -151,6 +91,26 @@ cdef inline void axis_columns(
         store(y + i * sy, finish(kind, a, m, total), n)
 
 
+cdef inline void fold_largest(float* t, const int width) noexcept nogil:
+    cdef int i
+    for i in range(width):
+        t[i] = t[i] if t[i] > t[i + width] else t[i + width]
+
+
+cdef inline float largest(vf a) noexcept nogil:
+    """The largest lane of a vector without NaN."""
+    cdef float t[VW]
+    v_store(t, a)
+    # Literal widths, so that the compiler unrolls and vectorises them.
+    if VW >= 16:
+        fold_largest(t, 8)
+    if VW >= 8:
+        fold_largest(t, 4)
+    fold_largest(t, 2)
+    fold_largest(t, 1)
+    return t[0]
+
+
 cdef inline void axis_row(const int kind, const float* x, float* y, int64_t count) noexcept nogil:
     """One row of at least VW adjacent elements."""
     cdef vf m0 = v_set(-INFINITY), m1 = v_set(-INFINITY), total = v_zero(), a
@@ -165,7 +125,7 @@ cdef inline void axis_row(const int kind, const float* x, float* y, int64_t coun
         if i + VW <= count:
             m0 = v_max(v_load(x + i), m0)
         m0 = v_max(v_load(x + count - VW), m0)
-        m0 = v_set(v_hmax(v_max(m0, m1)))
+        m0 = v_set(largest(v_max(m0, m1)))
     i = 0
     while i < whole:
         end = min(i + BLOCK * 4 * VW, whole)
@@ -211,8 +171,8 @@ cdef inline void axis_row(const int kind, const float* x, float* y, int64_t coun
 cdef inline void axis_short(
     const int kind, const float* x, int64_t sx, float* y, int64_t sy, int64_t count, int rows,
 ) noexcept nogil:
-    """Up to VW rows of at most 2 * VW elements: turned into columns, one row per lane."""
-    cdef float t[2 * VW * VW]
+    """Up to VW rows of at most 64 elements: turned into columns, one row per lane."""
+    cdef float t[64 * VW]
     cdef int64_t j
     cdef int r
     if rows < VW:
@@ -230,7 +190,7 @@ cdef inline void axis_share(
     const int kind, const AxisParams* p, const float* x, float* y, int thread, int threads
 ) noexcept nogil:
     cdef int64_t chunks, u, end, o, i
-    if p.inner == 1 and p.count <= 2 * VW:
+    if p.inner == 1 and p.count <= (32 if VW == 16 else 64):
         chunks = (p.outer + VW - 1) // VW
         end = share(chunks, thread + 1, threads)
         for u in range(share(chunks, thread, threads), end):
@@ -284,6 +244,39 @@ cdef struct ScaleParams:
     float lo, hi, alpha, beta
 
 
+cdef inline void few_channels(
+    const ScaleParams* p, const float* x, const float* scale, const float* shift, float* y,
+    int64_t r, int64_t end,
+) noexcept nogil:
+    """Dense channels-last pixels ``r`` to ``end`` of fewer than VW channels, VW pixels at a time.
+
+    VW pixels are as many vectors as there are channels, so scales repeated VW times fit them all.
+    """
+    cdef float sc[VW * VW]
+    cdef float sh[VW * VW]
+    cdef int64_t image = -1, length, i, k
+    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), a
+    cdef int n
+    while r < end:
+        if image < 0 or (p.scale_n and image != r // p.s):
+            image = r // p.s
+            for k in range(VW):
+                for i in range(p.c):
+                    sc[k * p.c + i] = scale[image * p.scale_n + i]
+                    sh[k * p.c + i] = shift[image * p.scale_n + i]
+        # Up to the end of the image, where the scales may change.
+        length = min(min(VW, end - r), (image + 1) * p.s - r if p.scale_n else VW)
+        i = 0
+        while i < length * p.c:
+            n = <int>min(VW, length * p.c - i)
+            a = v_fma(load(x + r * p.c + i, n), v_load(sc + i), v_load(sh + i))
+            store(y + r * p.c + i, v_min(hi, v_max(lo, a)), n)
+            i += VW
+        if p.act > ACT_CLIP:
+            activate(p.act, p.alpha, p.beta, y + r * p.c, length * p.c)
+        r += length
+
+
 cdef void scale_shift(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, scale, shift (each [n or 1][c]), y."""
     cdef const ScaleParams* p = <const ScaleParams*>c.params
@@ -299,6 +292,10 @@ cdef void scale_shift(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t rows = p.n * (p.c if p.plain else p.s)
     cdef int64_t r, i, start, stop, length = p.s if p.plain else p.c
     cdef int n
+    if not p.plain and p.c < VW and p.x_s == p.c and p.y_s == p.c:
+        few_channels(p, x, scale, shift, y, share(rows, thread, threads),
+                     share(rows, thread + 1, threads))
+        return
     for r in range(share(rows, thread, threads), share(rows, thread + 1, threads)):
         if p.plain:
             xr = x + r * p.s
@@ -389,36 +386,43 @@ cdef inline vf row_sum(
     return total
 
 
-cdef inline vf column_sum(
-    const float* x, int64_t step, int64_t count, int n, vf mean, const bint squared
+cdef inline void column_stats(
+    const int nv, const float* x, int64_t step, int64_t count, int n, float* mean, float* squares
 ) noexcept nogil:
-    """The same over ``count`` pixels for ``n`` channels, one per lane."""
+    """Mean and squared deviations of ``nv`` vectors of channels (with ``nv`` 1: ``n`` lanes)."""
+    cdef vf total[4]
     cdef vf part[4]
-    cdef vf total = v_zero(), a
-    cdef int64_t i = 0, end, whole = count // 4 * 4
-    cdef int k
-    while i < whole:
-        end = min(i + 4 * BLOCK, whole)
-        for k in range(4):
-            part[k] = v_zero()
-        while i < end:
-            for k in range(4):
-                a = load(x + (i + k) * step, n)
-                if squared:
-                    a = v_sub(a, mean)
-                    part[k] = v_fma(a, a, part[k])
-                else:
-                    part[k] = v_add(part[k], a)
-            i += 4
-        total = v_add(total, v_add(v_add(part[0], part[1]), v_add(part[2], part[3])))
-    while i < count:
-        a = load(x + i * step, n)
-        if squared:
-            a = v_sub(a, mean)
-            a = v_mul(a, a)
-        total = v_add(total, a)
-        i += 1
-    return total
+    cdef vf m[4]
+    cdef vf a
+    cdef int64_t i, end
+    cdef int k, squared
+    for k in range(nv):
+        m[k] = v_zero()
+    for squared in range(2):
+        for k in range(nv):
+            total[k] = v_zero()
+        i = 0
+        while i < count:
+            end = min(i + BLOCK, count)
+            for k in range(nv):
+                part[k] = v_zero()
+            while i < end:
+                for k in range(nv):
+                    a = load(x + i * step + k * VW, n)
+                    if squared:
+                        a = v_sub(a, m[k])
+                        part[k] = v_fma(a, a, part[k])
+                    else:
+                        part[k] = v_add(part[k], a)
+                i += 1
+            for k in range(nv):
+                total[k] = v_add(total[k], part[k])
+        for k in range(nv):
+            if squared:
+                store(squares + k * VW, total[k], n)
+            else:
+                m[k] = v_div(total[k], v_set(<float>count))
+                store(mean + k * VW, m[k], n)
 
 
 cdef void channel_stats(const Call* c, int thread, int threads) noexcept nogil:
@@ -433,7 +437,6 @@ cdef void channel_stats(const Call* c, int thread, int threads) noexcept nogil:
     cdef float* yb
     cdef int64_t blocks = (p.s + p.block - 1) // p.block
     cdef int64_t u, end, b, size, n, ch
-    cdef vf mean
     cdef int w
     cdef float m
     end = share(p.n * blocks, thread + 1, threads)
@@ -452,12 +455,12 @@ cdef void channel_stats(const Call* c, int thread, int threads) noexcept nogil:
                 ch += 1
         else:
             xb = x + (n * p.s + b) * p.x_s
+            while ch + 4 * VW <= p.c:
+                column_stats(4, xb + ch, p.x_s, size, VW, yb + ch, yb + p.c + ch)
+                ch += 4 * VW
             while ch < p.c:
                 w = <int>min(VW, p.c - ch)
-                mean = v_div(column_sum(xb + ch, p.x_s, size, w, v_zero(), False),
-                             v_set(<float>size))
-                store(yb + ch, mean, w)
-                store(yb + p.c + ch, column_sum(xb + ch, p.x_s, size, w, mean, True), w)
+                column_stats(1, xb + ch, p.x_s, size, w, yb + ch, yb + p.c + ch)
                 ch += VW
 
 

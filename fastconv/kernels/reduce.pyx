@@ -3,11 +3,14 @@
 Every output element is computed in one fixed order: sums go through partial sums of ``BLOCK`` terms.
 """
 
-from libc.math cimport INFINITY, isinf, log
+from libc.math cimport INFINITY, NAN, isinf
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.string cimport memset
 
 from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.lanes cimport first_lanes, load
 from fastconv.kernels.simd cimport *
+from fastconv.kernels.vmath cimport v_abs, v_exp, v_log
 
 cdef enum:
     # How elements are combined.
@@ -25,6 +28,9 @@ cdef enum:
     LOG = 3
     LOG_SHIFT = 4
     BLOCK = 64
+    # Rows of at most so many elements are reduced VW at a time, one per lane.
+    SHORT = 12
+    ARG_SHORT = 64
 
 
 cdef struct ReduceParams:
@@ -32,36 +38,6 @@ cdef struct ReduceParams:
     # Strides of x in floats; inner elements are adjacent. y is dense, [outer][inner].
     int64_t x_outer, x_count
     int32_t combine, last
-
-
-cdef inline vf _exp(vf x) noexcept nogil:
-    """e**x within 2 units in the last place, denormal results included; NaN stays NaN.
-
-    Range reduction and polynomial of Moshier's Cephes library (expf).
-    """
-    cdef vf t, n, r, p
-    cdef vi k, h
-    x = v_min(v_set(89.0), v_max(v_set(-104.0), x))
-    t = v_fma(x, v_set(1.44269504088896341), v_set(12582912.0))
-    k = v_isub(v_bits(t), v_iset(0x4B400000))
-    n = v_sub(t, v_set(12582912.0))
-    r = v_fma(n, v_set(-0.693359375), x)
-    r = v_fma(n, v_set(2.12194440e-4), r)
-    p = v_fma(v_set(1.9875691500e-4), r, v_set(1.3981999507e-3))
-    p = v_fma(p, r, v_set(8.3334519073e-3))
-    p = v_fma(p, r, v_set(4.1665795894e-2))
-    p = v_fma(p, r, v_set(1.6666665459e-1))
-    p = v_fma(p, r, v_set(5.0000001201e-1))
-    p = v_add(v_fma(v_mul(p, r), r, r), v_set(1.0))
-    h = v_ishr(k, 1)
-    p = v_mul(p, v_from_bits(v_ishl(v_iadd(h, v_iset(127)), 23)))
-    return v_mul(p, v_from_bits(v_ishl(v_iadd(v_isub(k, h), v_iset(127)), 23)))
-
-
-cdef inline vf load(const float* p, int n) noexcept nogil:
-    if n == VW:
-        return v_load(p)
-    return v_load_n(p, n)
 
 
 cdef inline vf start_value(const int how) noexcept nogil:
@@ -77,11 +53,11 @@ cdef inline vf start_value(const int how) noexcept nogil:
 
 cdef inline vf term(const int how, vf a, vf shift) noexcept nogil:
     if how == ADD_ABS:
-        return v_from_bits(v_iand(v_bits(a), v_iset(0x7FFFFFFF)))
+        return v_abs(a)
     if how == ADD_SQUARE:
         return v_mul(a, a)
     if how == ADD_EXP:
-        return _exp(v_sub(a, shift))
+        return v_exp(v_sub(a, shift))
     return a
 
 
@@ -96,23 +72,34 @@ cdef inline vf join(const int how, vf acc, vf a) noexcept nogil:
     return v_add(acc, a)
 
 
+cdef inline void add_block(const int how, vf* total, vf* lost, vf part) noexcept nogil:
+    """Join a block's result to the total; sums carry along what rounding lost (Kahan, 1965)."""
+    cdef vf t, c
+    if how > ADD_EXP:
+        total[0] = join(how, total[0], part)
+        return
+    part = v_sub(part, lost[0])
+    t = v_add(total[0], part)
+    c = v_sub(v_sub(t, total[0]), part)
+    # Infinities leave no remainder.
+    lost[0] = v_select(v_eq(c, c), c, v_zero())
+    total[0] = t
+
+
 cdef inline vf finite_or_zero(vf m) noexcept nogil:
     """The maximum to subtract before exponentials: none where it is infinite."""
-    return v_select(v_lt(v_from_bits(v_iand(v_bits(m), v_iset(0x7FFFFFFF))), v_set(INFINITY)),
-                    m, v_zero())
+    return v_select(v_lt(v_abs(m), v_set(INFINITY)), m, v_zero())
 
 
-cdef inline float finish(int last, float a, float shift, int64_t count) noexcept nogil:
-    cdef float t[VW]
+cdef inline vf finish(int last, vf a, vf shift, int64_t count) noexcept nogil:
     if last == DIVIDE:
-        return a / <float>count
+        return v_div(a, v_set(<float>count))
     if last == ROOT:
-        v_store(t, v_sqrt(v_set(a)))
-        return t[0]
+        return v_sqrt(a)
     if last == LOG:
-        return <float>log(a)
+        return v_log(a)
     if last == LOG_SHIFT:
-        return <float>(log(a) + shift)
+        return v_add(v_log(a), shift)
     return a
 
 
@@ -123,13 +110,13 @@ cdef inline void columns(
     cdef vf total[4]
     cdef vf part[4]
     cdef vf shift[4]
-    cdef float t[VW]
-    cdef float s[VW]
+    cdef vf lost[4]
     cdef int64_t i = 0, end
-    cdef int k, lane
+    cdef int k
     for k in range(nv):
         total[k] = start_value(how)
         shift[k] = v_zero()
+        lost[k] = v_zero()
     if how == ADD_EXP:
         for k in range(nv):
             shift[k] = v_set(-INFINITY)
@@ -149,49 +136,57 @@ cdef inline void columns(
                                                   shift[k]))
             i += 1
         for k in range(nv):
-            total[k] = join(how, total[k], part[k])
+            add_block(how, &total[k], &lost[k], part[k])
     for k in range(nv):
-        if p.last == DIVIDE:
-            total[k] = v_div(total[k], v_set(<float>p.count))
-        elif p.last != AS_IS:
-            v_store(t, total[k])
-            v_store(s, shift[k])
-            for lane in range(VW):
-                t[lane] = finish(p.last, t[lane], s[lane], p.count)
-            total[k] = v_load(t)
+        total[k] = finish(p.last, total[k], shift[k], p.count)
         if n == VW:
             v_store(y + k * VW, total[k])
         else:
             v_store_n(y + k * VW, total[k], n)
 
 
-cdef inline float across(const int how, vf a) noexcept nogil:
-    """The lanes of a vector combined."""
-    cdef float t[VW]
-    cdef float product
+cdef inline void fold(const int how, float* t, const int width) noexcept nogil:
+    """Combine t[i + width] into t[i]: product, or larger of two numbers."""
     cdef int i
-    if how == MAXIMUM:
-        return v_hmax(a)
-    if how == MINIMUM:
-        return -v_hmax(v_neg(a))
-    if how == MULTIPLY:
-        v_store(t, a)
-        product = t[0]
-        for i in range(1, VW):
-            product = product * t[i]
-        return product
-    return v_hsum(a)
+    for i in range(width):
+        if how == MULTIPLY:
+            t[i] = t[i] * t[i + width]
+        else:
+            t[i] = t[i] if t[i] > t[i + width] else t[i + width]
+
+
+cdef inline float across(const int how, vf a) noexcept nogil:
+    """The lanes of a vector combined, pairwise."""
+    cdef float t[VW]
+    cdef vi nan
+    if how < MULTIPLY:
+        return v_hsum(a)
+    if how != MULTIPLY:
+        # NaN is looked for apart, so that the rest is free of branches.
+        nan = v_ne(a, a)
+        if v_hsum(v_select(nan, v_set(1.0), v_zero())) > 0:
+            return NAN
+        if how == MINIMUM:
+            a = v_neg(a)
+    v_store(t, a)
+    # Literal widths, so that the compiler unrolls and vectorises them.
+    if VW >= 16:
+        fold(how, t, 8)
+    if VW >= 8:
+        fold(how, t, 4)
+    fold(how, t, 2)
+    fold(how, t, 1)
+    return -t[0] if how == MINIMUM else t[0]
 
 
 cdef inline float row(const int how, const ReduceParams* p, const float* x) noexcept nogil:
     """One row of ``count`` adjacent elements."""
-    cdef vf total = start_value(how), shift = v_zero(), a
+    cdef vf total = start_value(how), shift = v_zero(), lost = v_zero(), a
     cdef vf part[4]
     cdef float lanes[VW]
     cdef float m = 0
     cdef int64_t count = p.count, i = 0, end, whole = count // (4 * VW) * (4 * VW)
     cdef int n, k
-    cdef vi mask
     if how == ADD_EXP:
         shift = v_set(-INFINITY)
         while i + VW <= count:
@@ -214,25 +209,49 @@ cdef inline float row(const int how, const ReduceParams* p, const float* x) noex
             for k in range(4):
                 part[k] = join(how, part[k], term(how, v_load(x + i + k * VW), shift))
             i += 4 * VW
-        total = join(how, total, join(how, join(how, part[0], part[1]),
-                                      join(how, part[2], part[3])))
+        add_block(how, &total, &lost, join(how, join(how, part[0], part[1]),
+                                           join(how, part[2], part[3])))
     while i + VW <= count:
         total = join(how, total, term(how, v_load(x + i), shift))
         i += VW
     if i < count:
         n = <int>(count - i)
-        for k in range(VW):
-            lanes[k] = k
-        mask = v_lt(v_load(lanes), v_set(<float>n))
-        a = v_select(mask, term(how, v_load_n(x + i, n), shift), start_value(how))
+        a = v_select(first_lanes(n), term(how, v_load_n(x + i, n), shift), start_value(how))
         total = join(how, total, a)
-    return finish(p.last, across(how, total), m, count)
+    v_store(lanes, finish(p.last, v_set(across(how, total)), shift, count))
+    return lanes[0]
+
+
+cdef inline void turn(
+    const float* x, int64_t step, int64_t count, int rows, float* t
+) noexcept nogil:
+    """Up to VW rows as columns, one per lane; the lanes left over hold zeros."""
+    cdef int64_t j
+    cdef int r
+    if rows < VW:
+        memset(t, 0, count * VW * sizeof(float))
+    for r in range(rows):
+        for j in range(count):
+            t[j * VW + r] = x[r * step + j]
 
 
 cdef inline void reduce_share(
     const int how, const ReduceParams* p, const float* x, float* y, int thread, int threads
 ) noexcept nogil:
-    cdef int64_t chunks, u, end, o, i, stop
+    cdef int64_t chunks, u, end, o, i
+    cdef float t[SHORT * VW]
+    cdef ReduceParams q
+    cdef int n
+    if p.inner == 1 and p.count <= SHORT and p.outer > 1:
+        q = p[0]
+        q.x_count = VW
+        chunks = (p.outer + VW - 1) // VW
+        end = share(chunks, thread + 1, threads)
+        for u in range(share(chunks, thread, threads), end):
+            n = <int>min(VW, p.outer - u * VW)
+            turn(x + u * VW * p.x_outer, p.x_outer, p.count, n, t)
+            columns(how, 1, &q, t, y + u * VW, n)
+        return
     if p.inner == 1:
         end = share(p.outer, thread + 1, threads)
         for u in range(share(p.outer, thread, threads), end):
@@ -375,7 +394,22 @@ cdef void arg_reduce(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* x = <const float*>c.buf[0]
     cdef int64_t* y = <int64_t*>c.buf[1]
     cdef int64_t chunks, u, end, o, i
+    cdef float t[ARG_SHORT * VW]
+    cdef ArgParams q
     cdef int n
+    if p.inner == 1 and p.count <= ARG_SHORT and p.outer > 1:
+        q = p[0]
+        q.x_count = VW
+        chunks = (p.outer + VW - 1) // VW
+        end = share(chunks, thread + 1, threads)
+        for u in range(share(chunks, thread, threads), end):
+            n = <int>min(VW, p.outer - u * VW)
+            turn(x + u * VW * p.x_outer, p.x_outer, p.count, n, t)
+            if p.last:
+                arg_columns(True, &q, t, y + u * VW, n)
+            else:
+                arg_columns(False, &q, t, y + u * VW, n)
+        return
     if p.inner == 1:
         end = share(p.outer, thread + 1, threads)
         for u in range(share(p.outer, thread, threads), end):

@@ -117,6 +117,10 @@ V_INLINE void v_store_n(float *p, vf a, int n) {
 }
 #endif
 
+/* The compiler may not move loads or stores across this (keeps an epilogue's constants out of the
+ * registers of the loop before it). */
+V_INLINE void v_fence(void) { __asm__ volatile("" ::: "memory"); }
+
 /* Horizontal sum, pairwise: the same order on every run. */
 V_INLINE float v_hsum(vf a) {
     float t[VW];

@@ -26,7 +26,7 @@ cdef inline void tile_body(
 ) noexcept nogil:
     cdef vf acc[MR][2]
     cdef const float* p[MR]
-    cdef vf b0, b1, a, lo, hi
+    cdef vf b0, b1, b2, b3, a, lo, hi
     cdef Py_ssize_t t, c
     cdef int i, j, n
     cdef float* y
@@ -43,7 +43,28 @@ cdef inline void tile_body(
     for t in range(taps):
         for i in range(mr):
             p[i] = rows[t * MR + i]
-        for c in range(channels):
+        c = 0
+        if VW == 16:
+            # Two channels at a time: each row's address is fetched once for both (there are more
+            # rows than general registers), and the 32 vector registers hold both weight pairs.
+            while c + 2 <= channels:
+                b0 = v_load(w)
+                b2 = v_load(w + 2 * VW)
+                if nv == 2:
+                    b1 = v_load(w + VW)
+                    b3 = v_load(w + 3 * VW)
+                w += 4 * VW
+                for i in range(mr):
+                    a = v_set(p[i][c])
+                    acc[i][0] = v_fma(a, b0, acc[i][0])
+                    if nv == 2:
+                        acc[i][1] = v_fma(a, b1, acc[i][1])
+                    a = v_set(p[i][c + 1])
+                    acc[i][0] = v_fma(a, b2, acc[i][0])
+                    if nv == 2:
+                        acc[i][1] = v_fma(a, b3, acc[i][1])
+                c += 2
+        while c < channels:
             b0 = v_load(w)
             if nv == 2:
                 b1 = v_load(w + VW)
@@ -53,6 +74,8 @@ cdef inline void tile_body(
                 acc[i][0] = v_fma(a, b0, acc[i][0])
                 if nv == 2:
                     acc[i][1] = v_fma(a, b1, acc[i][1])
+            c += 1
+    v_fence()
     lo = v_set(e.lo)
     hi = v_set(e.hi)
     for i in range(mr):
@@ -80,8 +103,6 @@ cdef inline void tile_body(
             v_store_n(y + VW, acc[i][1], cols - VW)
         else:
             v_store_n(y, acc[i][0], cols)
-        if e.act > ACT_CLIP:
-            activate(e.act, e.alpha, e.beta, y, cols)
 
 
 cdef inline void tile(
@@ -93,6 +114,7 @@ cdef inline void tile(
     ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i]``
     where row ``i`` writes its ``cols`` (1..2*VW) floats; ``res[i]`` what is added first, if any.
     """
+    cdef int i
     if cols > VW:
         if mr == 1: tile_body(1, 2, rows, taps, channels, w, out, res, e, cols)
         elif mr == 2: tile_body(2, 2, rows, taps, channels, w, out, res, e, cols)
@@ -119,3 +141,7 @@ cdef inline void tile(
         elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         else: tile_body(12 if MR >= 12 else MR, 1, rows, taps, channels, w, out, res, e, cols)
+    # Rows are in the nearest cache still. In the tile itself a call would cost it its registers.
+    if e.act > ACT_CLIP:
+        for i in range(mr):
+            activate(e.act, e.alpha, e.beta, out[i], cols)

@@ -17,7 +17,7 @@ from .affine import fold_affine, fold_pads
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
-from .types import fold_constants, infer_types
+from .types import fold_constants, hide_names, infer_types, name_types
 
 #: The passes in order, with the reason for the place each has.
 PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
@@ -58,15 +58,17 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
         names = ", ".join(name for name, _ in PIPELINE)
         raise OptionError(f"no pass is named {', '.join(sorted(unknown))}; the passes are {names}")
     graph = graph.copy()
+    inputs = {n: graph.types[n] for n in graph.inputs if n in graph.types}
     if check:
         graph.verify()
     for name, run in PIPELINE:
         if name not in disable:
             graph = run(graph)
         elif run is fold_constants:
-            infer_types(graph)  # the passes after it need types even so
+            name_types(graph)  # the passes after it need types even so
         if check:
             graph.verify()
+    hide_names(graph, inputs)
     return graph
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from ..graph import Graph
 from ..graph.activation import Activation
+from ..graph.ops.activations import FusedActivation
 from .match import Act, C, Match, Or, P, Pattern, Replacement, Rule, rewrite
-from .unary import fused_activation, is_float32
+from .unary import is_float32
 
 
 def times(x: Pattern, value: float) -> Or:
@@ -33,10 +34,9 @@ def apply(m: Match, act: Activation, *scalars: str) -> Replacement | None:
     """
     rank = m.type("x").rank or 0
     arrays = [*m.scalars, *(m.array(s) for s in scalars)]
-    op = fused_activation(act)
-    if op is None or not is_float32(m.graph, m["x"]) or any(a.ndim > rank for a in arrays):
+    if not is_float32(m.graph, m["x"]) or any(a.ndim > rank for a in arrays):
         return None
-    return Replacement(op, [m["x"]])
+    return Replacement(FusedActivation(act), [m["x"]])
 
 
 def _scaled_silu(m: Match) -> Replacement | None:

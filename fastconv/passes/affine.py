@@ -34,18 +34,23 @@ def _arithmetic(m: Match) -> Replacement | None:
     """Add, Sub, Mul or Div by a constant with one value per channel, or one in all."""
     name, c = type(m.root.op).__name__, m.array("c")
     rank = _rank(m.nodes["p"], m.graph)
-    if rank is None or c.ndim > rank or c.dtype != np.float32:
+    values = None if rank is None else _per_channel(c, rank)
+    if values is None or c.dtype != np.float32:
         return None
-    shape = (1,) * (rank - c.ndim) + c.shape
-    if any(d != 1 for k, d in enumerate(shape) if k != 1):
-        return None
-    values = c.astype(np.float64).reshape(-1)
     one, zero = np.ones_like(values), np.zeros_like(values)
     if name in ("Mul", "Div"):
         if not np.all(values != 0) or not np.isfinite(values).all():
             return None  # a product with 0 or infinity is NaN for some results
         return _fold(m, values if name == "Mul" else 1 / values, zero)
     return _fold(m, one, values if name == "Add" else -values)
+
+
+def _per_channel(c: np.ndarray, rank: int) -> np.ndarray | None:
+    """A constant that differs along axis 1 at most, as a list in float64; None for others."""
+    shape = (1,) * (rank - c.ndim) + c.shape
+    if c.ndim > rank or any(d != 1 for k, d in enumerate(shape) if k != 1):
+        return None
+    return c.astype(np.float64).reshape(-1)
 
 
 def _rank(node: Node, graph: Graph) -> int | None:
@@ -134,6 +139,34 @@ def rounded(array: np.ndarray) -> np.ndarray | None:
 
 
 PRODUCER = P(PRODUCERS, "x", C("w"), bind="p", rest=True)
+NORM = P("BatchNormalization", "x", C("s"), C("b"), "m", "v", bind="p")
+
+
+def _after_norm(m: Match) -> Replacement | None:
+    """A BatchNormalization that stays, with its scale and bias changed."""
+    node, graph, c = m.nodes["p"], m.graph, m.array("c")
+    name, rank = type(m.root.op).__name__, m.type("x").rank
+    if rank is None or rank < 2 or getattr(node.op, "training_mode", None):
+        return None
+    values = _per_channel(c, rank)
+    scale, bias = (m.array(k).astype(np.float64) for k in ("s", "b"))
+    if values is None or values.size not in (1, scale.size) or scale.shape != bias.shape:
+        return None
+    if not is_float32(graph, m["x"], m["s"], m["b"], m["c"], m.root.outputs[0]):
+        return None
+    if name in ("Mul", "Div"):
+        if not np.all(values != 0) or not np.isfinite(values).all():
+            return None
+        values = values if name == "Mul" else 1 / values
+        scale, bias = scale * values, bias * values
+    else:
+        bias = bias + (values if name == "Add" else -values)
+    new_scale, new_bias = rounded(scale), rounded(bias)
+    if new_scale is None or new_bias is None:
+        return None
+    inputs = [m["x"], m.const(m["s"], new_scale), m.const(m["b"], new_bias), *node.inputs[3:]]
+    return Replacement(node.op, inputs, node)
+
 
 BATCH_NORM = [
     Rule(
@@ -143,6 +176,8 @@ BATCH_NORM = [
     ),
     Rule("Add or Mul into weights", P("Add|Mul", PRODUCER, C("c")), _arithmetic),
     Rule("Sub or Div into weights", P("Sub|Div", PRODUCER, C("c")), _arithmetic),
+    Rule("Add or Mul into BatchNormalization", P("Add|Mul", NORM, C("c")), _after_norm),
+    Rule("Sub or Div into BatchNormalization", P("Sub|Div", NORM, C("c")), _after_norm),
 ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Graph, live_nodes
-from .match import C, Match, P, Rule, rewrite
+from ..graph import REGISTRY, Graph, live_nodes
+from .match import C, Match, P, Replacement, Rule, rewrite
 from .types import same_shape
 
 
@@ -66,6 +66,14 @@ def _clip(m: Match) -> str | None:
     return None if any(m.root.inputs[1:]) else m["x"]
 
 
+def _sum(m: Match) -> Replacement | str | None:
+    """Sum of two is Add, which other patterns know; Sum of one is that one."""
+    inputs = m.root.inputs
+    if len(inputs) == 1:
+        return m["x"]
+    return Replacement(REGISTRY["", "Add"](), inputs) if len(inputs) == 2 else None
+
+
 def _sole(m: Match) -> str | None:
     return m["x"] if len(m.root.inputs) == 1 else None
 
@@ -95,6 +103,7 @@ NO_OPS = [
     Rule("Slice of everything", P("Slice", "x", rest=True), _slice),
     Rule("Pad by nothing", P("Pad", "x", C("pads"), rest=True), _pad),
     Rule("Clip without bounds", P("Clip", "x", rest=True), _clip),
+    Rule("Sum of one or two", P("Sum", "x", rest=True), _sum),
     Rule("Concat of one", P("Concat", "x", rest=True), _sole),
     Rule("a neutral constant", P("Add|Mul", "x", C("c")), _neutral),
     Rule("a neutral constant", P("Sub|Div|Pow", "x", C("c")), _neutral),

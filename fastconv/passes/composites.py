@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph import REGISTRY, Graph, Node
 from .affine import rounded
-from .match import C, Match, P, Replacement, Rule, rewrite
+from .match import C, Match, Or, P, Replacement, Rule, rewrite
 from .types import same_dim
 from .unary import is_float32
 
@@ -69,12 +69,13 @@ def _keeps(node: Node) -> bool:
     return bool(getattr(node.op, "keepdims", 1))
 
 
-MEAN = P("ReduceMean", "x", C("axes"), where=_keeps)
-CENTRED = P("Sub", "x", MEAN)
-VARIANCE = [
-    P("ReduceMean", P("Pow", CENTRED, 2.0), C("axes2"), where=_keeps),
-    P("ReduceMean", P("Mul", CENTRED, CENTRED), C("axes2"), where=_keeps),
-]
+def _centred(axes: str) -> P:
+    """x less its mean; exporters may compute it twice, with constants of equal value for axes."""
+    return P("Sub", "x", P("ReduceMean", "x", C(axes), where=_keeps))
+
+
+SQUARES = (P("Pow", _centred("axes2"), 2.0), P("Mul", _centred("axes2"), _centred("axes2")))
+VARIANCE = Or(tuple(P("ReduceMean", s, C("axes3"), where=_keeps) for s in SQUARES))
 
 
 def _layer_norm(m: Match) -> Replacement | None:
@@ -84,7 +85,7 @@ def _layer_norm(m: Match) -> Replacement | None:
     if cls is None or x.shape is None or not x.shape or not is_float32(m.graph, m["x"]):
         return None
     rank, width = len(x.shape), x.shape[-1]
-    for name in ("axes", "axes2"):
+    for name in ("axes1", "axes2", "axes3"):
         axes = m.array(name).reshape(-1).tolist()
         if axes not in ([-1], [rank - 1]):
             return None
@@ -140,9 +141,10 @@ COMPOSITES = [
     Rule(
         "Transpose of Transpose", P("Transpose", P("Transpose", "x", bind="t")), _transposes, True
     ),
-    *(
-        Rule("LayerNormalization", P("Div", CENTRED, P("Sqrt", P("Add", v, C("eps")))), _layer_norm)
-        for v in VARIANCE
+    Rule(
+        "LayerNormalization",
+        P("Div", _centred("axes1"), P("Sqrt", P("Add", VARIANCE, C("eps")))),
+        _layer_norm,
     ),
     Rule(
         "scale or bias of LayerNormalization",

@@ -12,7 +12,6 @@ with an operator of that name ("*" is any). Operands of Add, Mul, Max and Min ma
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +130,9 @@ class Match:
         return name
 
     def _with(self, **changes: object) -> Match:
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        new = Match.__new__(Match)
+        new.__dict__.update(self.__dict__, **changes)
+        return new
 
     def bound(self, name: str, value: str) -> Match | None:
         """With one more value bound; None when the name is bound to another value."""
@@ -188,7 +189,12 @@ class Rewriter:
     """Applies rules to a graph until none fires. Keeps who makes and who reads each value."""
 
     def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
-        self.graph, self.rules, self.names = graph, rules, Names(graph)
+        self.graph, self.names = graph, Names(graph)
+        self.everywhere = [r for r in rules if isinstance(r.pattern, Act)]
+        self.rules: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for op in rule.pattern.ops if isinstance(rule.pattern, P) else ():
+                self.rules.setdefault(op, []).append(rule)
         self.maker = graph.producers()
         self.readers: dict[str, dict[int, Node]] = {}
         self.results = frozenset(graph.outputs)
@@ -213,7 +219,7 @@ class Rewriter:
     def _visit(self, node: Node) -> bool:
         if not node.outputs or not node.outputs[0] or any(map(self._used, node.outputs[1:])):
             return False
-        for rule in self.rules:
+        for rule in (*self.rules.get(type(node.op).__name__, ()), *self.everywhere):
             start = Match(self.graph, self)
             for match in self._solve(rule.pattern, node.outputs[0], start):
                 if not rule.shared and not self._private(match):

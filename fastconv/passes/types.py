@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,13 +10,12 @@ from ..errors import FastconvError, ShapeError, UnsupportedError
 from ..graph import UNKNOWN, Dim, Graph, Node, SymbolicError, TensorType, is_static
 from ..graph.core import annotate
 from ..sizes import checked_size
+from .dims import WINDOWED, Dims, hide
 
 #: A folded result may have this many bytes even if it is larger than what it is computed from.
 FOLD_LIMIT = 64 << 20
 #: Operators whose output size depends on data but is bounded by a small multiple of the input's.
 BOUNDED = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
-#: Operators that slide a window: they keep dtype, rank and batch even if sizes are unknown.
-WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 #: Operators whose output has the dtype of their first input.
 SAME_DTYPE = frozenset(
     {
@@ -75,32 +74,64 @@ def infer_types(graph: Graph) -> None:
             node, the operator and the shapes. Where a shape is not wholly known nothing is raised:
             the plan for concrete shapes checks again.
     """
-    graph.types = {n: graph.types[n] for n in graph.inputs if n in graph.types}
+    inputs = {n: graph.type_of(n) for n in graph.inputs}
+    name_types(graph)
+    hide_names(graph, inputs)
+
+
+def name_types(graph: Graph) -> None:
+    """As :func:`infer_types`, with names for the sizes that are not known (see ``dims``)."""
+    dims = start(graph)
     for node in graph.nodes:
-        _record(graph, node, infer_node(graph, node))
+        _record(graph, node, infer_node(graph, node, dims))
 
 
-def infer_node(graph: Graph, node: Node) -> list[TensorType]:
+def start(graph: Graph) -> Dims:
+    """Forget all types but those of the inputs, and name the sizes that these leave open."""
+    dims = Dims()
+    graph.types = {n: dims.of_input(n, graph.types[n]) for n in graph.inputs if n in graph.types}
+    return dims
+
+
+def hide_names(graph: Graph, inputs: Mapping[str, TensorType]) -> None:
+    """Put unknown sizes back in place of the names that passes worked with."""
+    graph.types = {n: hide(t) for n, t in graph.types.items()} | dict(inputs)
+
+
+def infer_node(graph: Graph, node: Node, dims: Dims) -> list[TensorType]:
     """The types of one node's outputs from those of its inputs; see :func:`infer_types`."""
     types = [graph.type_of(i) if i else None for i in node.inputs]
     values = [graph.consts.get(i) if i else None for i in node.inputs]
-    static = all(t is None or t.static for t in types)
-    try:
-        found = node.op.infer(types, values)
-    except (SymbolicError, NotImplementedError) as e:
-        if isinstance(e, UnsupportedError) and static:
+    found = None
+    if all(t is None or t.static for t in types):
+        try:
+            found = node.op.infer(types, values)
+        except (SymbolicError, NotImplementedError) as e:
+            if isinstance(e, UnsupportedError):
+                raise annotate(node, e, types) from None
+        except FastconvError as e:
             raise annotate(node, e, types) from None
-        found = _fallback(node, types)
-    except FastconvError as e:
-        if static:
-            raise annotate(node, e, types) from None
-        found = _fallback(node, types)
-    except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as e:
-        if static and not isinstance(e, AttributeError):
+        except (ValueError, IndexError, TypeError, OverflowError) as e:
             raise annotate(node, ShapeError(str(e)), types) from e
-        found = _fallback(node, types)
-    found = list(found[: len(node.outputs)])
-    return found + [UNKNOWN] * (len(node.outputs) - len(found))
+    else:
+        # Rules know some tricks with symbols and others with unknown sizes.
+        for form in (types, [None if t is None else _without_symbols(t) for t in types]):
+            try:
+                found = node.op.infer(form, values)
+                break
+            except (SymbolicError, FastconvError, ValueError, LookupError, TypeError):
+                continue
+            except (AttributeError, ArithmeticError, NotImplementedError):
+                continue
+    found = list(found if found is not None else _fallback(node, types))[: len(node.outputs)]
+    found += [UNKNOWN] * (len(node.outputs) - len(found))
+    return dims.of_node(node, types, found)
+
+
+def _without_symbols(t: TensorType) -> TensorType:
+    if t.shape is None:
+        return t
+    return TensorType(t.dtype, tuple(d if isinstance(d, int) else None for d in t.shape))
 
 
 def _fallback(node: Node, types: Sequence[TensorType | None]) -> list[TensorType]:
@@ -119,19 +150,12 @@ def _fallback(node: Node, types: Sequence[TensorType | None]) -> list[TensorType
 def _window_shape(
     node: Node, x: tuple[Dim, ...], types: Sequence[TensorType | None]
 ) -> tuple[Dim, ...]:
-    """Batch, channels where known, and the sizes that SAME padding gives: ceil(size / stride)."""
+    """Batch, and channels where known."""
     name, channels = type(node.op).__name__, x[1] if len(x) > 1 else None
     w = types[1] if len(types) > 1 else None
     if name.startswith("Conv"):
         channels = w.shape[0] if name == "Conv" and w is not None and w.shape else None
-    spatial: list[Dim] = [None] * (len(x) - 2)
-    if name != "ConvTranspose" and getattr(node.op, "auto_pad", "").startswith("SAME"):
-        strides = getattr(node.op, "strides", None) or (1,) * len(spatial)
-        if len(strides) == len(spatial):
-            for a, s in enumerate(strides):
-                size = x[2 + a]
-                spatial[a] = None if size is None else size if s == 1 else (size + (s - 1)) // s
-    return (x[0], channels, *spatial)
+    return (x[0], channels, *[None] * (len(x) - 2))
 
 
 def _record(graph: Graph, node: Node, types: Sequence[TensorType]) -> None:
@@ -149,12 +173,12 @@ def fold_constants(graph: Graph) -> Graph:
     Raises:
         ShapeError: as :func:`infer_types`.
     """
-    graph.types = {n: graph.types[n] for n in graph.inputs if n in graph.types}
+    dims = start(graph)
     nodes = []
     for node in graph.nodes:
-        arrays = _folded(graph, node)
+        arrays = _folded(graph, node, dims)
         if arrays is None:
-            _record(graph, node, infer_node(graph, node))
+            _record(graph, node, infer_node(graph, node, dims))
             nodes.append(node)
             continue
         for name, array in zip(node.outputs, arrays, strict=False):
@@ -165,7 +189,7 @@ def fold_constants(graph: Graph) -> Graph:
     return graph
 
 
-def _folded(graph: Graph, node: Node) -> list[np.ndarray] | None:
+def _folded(graph: Graph, node: Node, dims: Dims) -> list[np.ndarray] | None:
     """The outputs of a node that can and may be computed now, else None."""
     types = [graph.type_of(i) if i else None for i in node.inputs]
     values = [graph.consts.get(i) if i else None for i in node.inputs]
@@ -177,7 +201,7 @@ def _folded(graph: Graph, node: Node) -> list[np.ndarray] | None:
             return None
         if any(v is None and i for v, i in zip(values, node.inputs, strict=True)):
             return None
-        if not _affordable(node, infer_node(graph, node), values):
+        if not _affordable(node, infer_node(graph, node, dims), values):
             return None
         with np.errstate(all="ignore"):
             found = node.op.compute(values)

@@ -23,6 +23,7 @@ from .memory import (
     Buffer,
     Place,
 )
+from .slices import Slice
 
 F32 = np.dtype(np.float32)
 
@@ -111,6 +112,8 @@ class Lowering:
     places: dict[tuple[str, str], Place] = field(default_factory=dict)
     externals: list[str] = field(default_factory=list)
     outputs: frozenset[str] = frozenset()
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    roots: dict[str, Buffer] = field(default_factory=dict)
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
 
@@ -171,9 +174,7 @@ class Lowering:
 
     def _place_constant(self, array: np.ndarray, layout: str, name: str) -> Place:
         if layout == CHANNELS_LAST:
-            make = lambda: np.moveaxis(array, 1, -1)  # noqa: E731
-            packed = self.packs.get((id(array), "nhwc"), make)
-            place = self.constant(packed)
+            place = self.packed(("channels last", name), lambda: np.moveaxis(array, 1, -1))
             return replace(place, shape=array.shape, layout=layout, pixel=array.shape[1])
         return self.constant(array)
 
@@ -231,11 +232,17 @@ class Lowering:
         self.places[name, place.layout] = target
         return target
 
-    def new(self, name: str, layout: str = PLAIN, channels: int = 0) -> Place:
-        """Memory for an output of the node in hand, in ``layout`` (dense).
+    def new(
+        self, name: str, layout: str = PLAIN, channels: int = 0, strided: bool = False
+    ) -> Place:
+        """Memory for an output of the node in hand, in ``layout``; dense unless ``strided``.
 
         ``channels`` goes with ``FLAT``; give the input's (``x.channels``) to keep its layout.
+        A kernel that writes pixels ``place.pixel`` apart says ``strided=True``: its output may then
+        be part of a wider value (a Concat's), and no copy is needed there.
         """
+        if strided and layout == CHANNELS_LAST and name in self.slices:
+            return self.slice_place(name)
         shape, dtype = self.shape(name), self.dtype(name)
         nbytes = checked_size(shape, dtype.itemsize, f"value {name!r}")
         if layout == PLAIN and name in self.outputs and (name, PLAIN) not in self.places:
@@ -245,6 +252,21 @@ class Lowering:
         pixel = shape[1] if layout == CHANNELS_LAST else 0
         place = Place(buffer, 0, shape, dtype, layout, pixel, channels)
         self.places[name, layout] = place
+        return place
+
+    def slice_place(self, name: str) -> Place:
+        """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on.
+
+        A value that belongs to no other's buffer gets one of its own.
+        """
+        root, channel = self.slices.get(name, Slice(name, 0))
+        whole = self.shape(root)
+        if root not in self.roots:
+            self.roots[root] = self.buffer(checked_size(whole, 4, f"value {root!r}"))
+        place = Place(
+            self.roots[root], 4 * channel, self.shape(name), F32, CHANNELS_LAST, pixel=whole[1]
+        )
+        self.places[name, CHANNELS_LAST] = place
         return place
 
     def alias(self, name: str, place: Place, **changes: Any) -> Place:
@@ -274,9 +296,16 @@ class Lowering:
         self.keep.append(array)
         return Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
 
-    def packed(self, key: Hashable, make: Callable[[], np.ndarray]) -> Place:
-        """A constant made once per model from weights: ``make()`` runs when ``key`` is new."""
-        return self.constant(self.packs.get((self.isa, key), make))
+    def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
+        """A constant made once per model from weights: ``make()`` runs when ``key`` is new.
+
+        Names of values in ``key`` say what it is made of: a value that was computed for this plan's
+        shapes alone is packed for this plan alone.
+        """
+        own = self.known.keys() - self.graph.consts.keys()
+        if any(isinstance(k, str) and k in own for k in key):
+            return self.constant(make())
+        return self.constant(self.packs.get((self.isa, *key), make))
 
     # What is to be done.
 

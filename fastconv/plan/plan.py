@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
-from ..errors import FastconvError, ModelError, ShapeError
+from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
+from ..graph.ops.move import Concat
+from ..sizes import checked_size, machine_memory
 from .lower import LOWER
-from .lowering import Lowering, PackCache, Step, reference
+from .lowering import F32, Lowering, PackCache, Step, reference
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+from .slices import Slice, assign_slices
 
 
 @dataclass
@@ -63,7 +66,8 @@ def make_plan(
     """
     types: dict[str, TensorType] = dict(inputs)
     known: dict[str, np.ndarray] = dict(graph.consts)
-    ready, late = _resolve(graph, types, known)
+    limit = memory_limit or machine_memory()
+    ready, late = resolve(graph, types, known, limit)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
@@ -72,11 +76,14 @@ def make_plan(
     )
     for name in inputs:
         t = inputs[name]
-        assert t.dtype is not None and t.shape is not None
+        if t.dtype is None or t.shape is None:
+            continue  # no tensor: only nodes that run in Python read it
         shape = tuple(int(d) for d in t.shape)  # type: ignore[arg-type]
         place = Place(low.external(name, 0), 0, shape, t.dtype)
         low.places[name, PLAIN] = place
-    for node in _live(ready, results):
+    live = _live(ready, results)
+    low.slices = _slices(low, live, set(inputs))
+    for node in live:
         low.node = node
         lower = LOWER.get(type(node.op))
         if lower is None or lower(low, node) is False:
@@ -84,7 +91,12 @@ def make_plan(
     low.node = None
     for name in results:
         _deliver(low, name)
-    size = low.arena.layout(memory_limit)
+    size = low.arena.layout(limit)
+    total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)
+    if total > limit:
+        raise MemoryLimitError(
+            f"activations and outputs need {total} bytes for these input shapes; the limit is {limit}"
+        )
     table = kernels.table(low.isa)
     entries = []
     for s in low.steps:
@@ -100,8 +112,8 @@ def make_plan(
     )  # fmt: skip
 
 
-def _resolve(
-    graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray]
+def resolve(
+    graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray], limit: int
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
 
@@ -117,9 +129,10 @@ def _resolve(
         values = [known.get(i) if i else None for i in node.inputs]
         try:
             folded = node.op.fold(ins, values)
-            if folded is None and all(v is not None or not i for v, i in zip(values, node.inputs)):
-                if node.op.deterministic and node.inputs:
-                    folded = node.op.compute(values)
+            constant = all(v is not None or not i for v, i in zip(values, node.inputs))
+            if folded is None and constant and node.op.deterministic and node.inputs:
+                check_outputs(node, ins, values, limit)
+                folded = node.op.compute(values)
             if folded is not None:
                 for name, array in zip(node.outputs, folded, strict=False):
                     if name:
@@ -141,6 +154,26 @@ def _resolve(
         else:
             late.append(node)
     return ready, late
+
+
+def check_outputs(
+    node: Node,
+    types: Sequence[TensorType | None],
+    values: Sequence[np.ndarray | None],
+    limit: int,
+) -> None:
+    """Refuse to compute a node in Python when its outputs alone would pass ``limit`` bytes.
+
+    Raises:
+        MemoryLimitError: they would.
+    """
+    for t in node.op.infer(types, values):
+        if t.static:
+            assert t.shape is not None
+            assert t.dtype is not None
+            size = checked_size(t.shape, t.dtype.itemsize)  # type: ignore[arg-type]
+            if size > limit:
+                raise MemoryLimitError(f"the result {t} needs {size} bytes; the limit is {limit}")
 
 
 def value_type(
@@ -186,6 +219,16 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
             wanted.update(i for i in node.inputs if i)
             kept.append(node)
     return kept[::-1]
+
+
+def _slices(low: Lowering, nodes: list[Node], fixed: set[str]) -> dict[str, Slice]:
+    """Which values are written straight into the buffer of the Concat that reads them."""
+    ranks, channels = {}, {}
+    for name in {v for n in nodes if isinstance(n.op, Concat) for v in (*n.inputs, *n.outputs)}:
+        shape = low.shape(name)
+        if low.dtype(name) == F32 and len(shape) >= 3:
+            ranks[name], channels[name] = len(shape), shape[1]
+    return assign_slices(nodes, Concat, ranks, channels, fixed | low.known.keys())
 
 
 def _python(low: Lowering, node: Node) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import knobs
-from ..errors import FastconvError, ModelError
+from ..errors import FastconvError, MemoryLimitError, ModelError
 from ..graph import Graph, Node, TensorType
 from ..plan import PackCache, Plan, annotate, make_plan
 from ..plan.lowering import Step
@@ -121,12 +121,19 @@ class Prepared:
         try:
             context = self.pool.pop()
         except IndexError:
-            context = Context(self.program)
+            context = self._context()
         try:
             context.run(externals, times)
         finally:
             self.pool.append(context)
         return result
+
+    def _context(self) -> Context:
+        try:
+            return Context(self.program)
+        except (MemoryError, OSError, OverflowError, ValueError) as e:
+            size = self.program.arena_size
+            raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
 
     def _needs_worker(self) -> bool:
         return self.program.max_threads > 1 and threading.get_ident() == _survivor
@@ -136,7 +143,7 @@ class Prepared:
 
         def call() -> None:
             # The context goes back to the pool when it is free, not when Ctrl-C ends the waiting.
-            context = self.pool.pop() if self.pool else Context(self.program)
+            context = self.pool.pop() if self.pool else self._context()
             try:
                 context.run(externals, times)
             finally:
@@ -207,6 +214,7 @@ class Engine:
         self.memory_limit = memory_limit
         self.max_plans = int(knobs.PLANS.get() or DEFAULT_PLANS)
         self._plans: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+        self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._lock = threading.Lock()
         _engines.add(self)
@@ -216,21 +224,22 @@ class Engine:
         key = tuple([(feeds[n].shape, feeds[n].dtype) for n in self.graph.inputs])
         prepared = self._plans.get(key)
         if prepared is not None:
+            self._used = key
             return prepared
         with self._lock:
             prepared = self._plans.get(key)
             if prepared is None:
-                types = {
-                    n: TensorType(feeds[n].dtype, tuple(feeds[n].shape or ()))
-                    for n in self.graph.inputs
-                }
+                types = {n: _type(feeds[n]) for n in self.graph.inputs}
                 plan = make_plan(
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa
                 )
                 prepared = Prepared(plan, self.threads)
+                if self._used in self._plans:
+                    self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
                     self._plans.popitem(last=False)
                 self._plans[key] = prepared
+                self._used = key
             return prepared
 
     def run(
@@ -254,7 +263,7 @@ class Engine:
         fresh = {id(v) for v in values.values()}
         values.update(plan.known)
         for name, array in feeds.items():
-            values.setdefault(name, array)
+            values.setdefault(name, array.value if isinstance(array, Opaque) else array)
         for node in plan.eager:
             run_node(node, values, self.graph.consts)
         if plan.rest is not None:
@@ -283,16 +292,33 @@ class Engine:
         feeds = {}
         for n in rest.inputs:
             v = values[n] if n in values else self.graph.consts[n]
-            feeds[n] = np.ascontiguousarray(v) if isinstance(v, np.ndarray) and v.ndim else v
+            if not isinstance(v, np.ndarray):
+                feeds[n] = Opaque(v)
+            else:
+                feeds[n] = np.ascontiguousarray(v) if v.ndim else v
         return engine.run(feeds, profile)
+
+
+class Opaque:
+    """A fed value that is no tensor (a sequence, an absent optional): only Python nodes read it."""
+
+    shape = None
+    dtype = None
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _type(value: Any) -> TensorType:
+    return TensorType(value.dtype, None if value.shape is None else tuple(value.shape))
 
 
 def compute(node: Node | None, function: Callable[..., Any], ins: Sequence[Any]) -> Any:
     """An operator's NumPy form (or onnx.reference's); whatever it raises names the node."""
     try:
         return function(ins)
-    except MemoryError:
-        raise
+    except MemoryError as e:
+        raise MemoryLimitError(f"{node or 'a node'}: {e}") from None
     except Exception as e:
         if node is None:
             raise

@@ -77,9 +77,12 @@ class Conv(Op):
                 types[2].shape == (w.shape[0],),
                 f"bias {types[2]} does not have one value per filter ({w.shape[0]})",
             )
-        return [
-            TensorType(x.dtype, (x.shape[0], w.shape[0], *self.window(x.shape, w.shape).output))
-        ]
+        shape = (x.shape[0], w.shape[0], *self.window(x.shape, w.shape).output)
+        if len(types) > 3 and types[3] is not None:
+            added = types[3].shape
+            known = all(isinstance(d, int) for d in (*(added or (None,)), *shape))
+            need(not known or added == shape, f"{types[3]} is added to an output of {list(shape)}")
+        return [TensorType(x.dtype, shape)]
 
     def compute(self, xs):
         x, w = xs[0], xs[1]

@@ -17,7 +17,7 @@ from ...sizes import checked_size
 from ..core import TensorType
 from ..op import Op, broadcast, need, normalize_axis, register
 from ..symbols import Dim
-from .shape import axes_of, given, integers, list_length, optional
+from .shape import axes_of, given, integers, list_length, needed, optional
 
 #: Slice bounds beyond this mean "to the end".
 FAR = 1 << 31
@@ -68,7 +68,8 @@ class Concat(Op):
     def infer(self, types, values):
         dtype = types[0].dtype
         for t in types:
-            need(t.dtype == dtype or None in (t.dtype, dtype), f"dtypes of {types[0]}, {t} differ")
+            known = t.dtype is not None and dtype is not None
+            need(not known or t.dtype == dtype, f"dtypes of {types[0]} and {t} differ")
         shapes = [t.shape for t in types if t.shape is not None]
         if not shapes:
             return [TensorType(dtype, None)]
@@ -127,7 +128,7 @@ class Split(Op):
         part = -(-size // n)
         last = size - part * (n - 1)
         need(last >= 0, f"axis of size {size} cannot be split into {n} parts of {part}")
-        return [part] * (n - 1) + [last]
+        return [*[part] * (n - 1), last]
 
     def infer(self, types, values):
         x, split = types[0], integers(values, 1, "split")
@@ -147,7 +148,7 @@ class Split(Op):
     def compute(self, xs):
         x, split = xs[0], integers(xs, 1, "split")
         axis = normalize_axis(self.axis, x.ndim)
-        sizes = self.sizes(x.shape[axis], split)
+        sizes: Any = self.sizes(x.shape[axis], split)
         return np.split(x, np.cumsum(sizes)[:-1].astype(int), axis)
 
 
@@ -226,14 +227,16 @@ class Expand(Op):
         x, shape = types[0], integers(values, 1, "shape")
         if shape is None or x.shape is None:
             n = list_length(types[1]) if shape is None else len(shape)
-            known = n is not None and x.shape is not None
-            return [TensorType(x.dtype, (None,) * max(n, len(x.shape)) if known else None)]
+            if x.shape is None or n is None:
+                return [TensorType(x.dtype, None)]
+            return [TensorType(x.dtype, (None,) * max(n, len(x.shape)))]
         need(all(d >= 0 for d in shape), f"shape {shape} has a negative entry")
-        return [TensorType(x.dtype, broadcast(x.shape, tuple(shape)))]
+        result = broadcast(x.shape, tuple(shape))
+        checked_size([d for d in result if isinstance(d, int)], 1, "expanded value")
+        return [TensorType(x.dtype, result)]
 
     def compute(self, xs):
         shape = self.infer(types_of(xs), xs)[0].shape
-        checked_size(shape, xs[0].dtype.itemsize)
         return [np.broadcast_to(xs[0], shape)]
 
 
@@ -257,7 +260,7 @@ class Tile(Op):
     def compute(self, xs):
         shape = self.infer(types_of(xs), xs)[0].shape
         checked_size(shape, xs[0].dtype.itemsize)
-        return [np.tile(xs[0], integers(xs, 1, "repeats"))]
+        return [np.tile(xs[0], needed(xs, 1, "repeats"))]
 
 
 PAD_MODES = ("constant", "reflect", "edge", "wrap")
@@ -465,7 +468,7 @@ class ChannelShuffle(Op):
 
 @register
 class Trilu(Op):
-    """The upper (or lower) triangle of the last two axes from diagonal ``k`` (input), else zeros."""
+    """The upper (or lower) triangle of the last two axes from diagonal ``k`` on, else zeros."""
 
     arity = (1, 2)
     upper: int = 1

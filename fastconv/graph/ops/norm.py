@@ -224,6 +224,8 @@ def finished(out: np.ndarray, act: Activation | None, x: np.ndarray) -> np.ndarr
 
 def standardize(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> np.ndarray:
     """(x − mean) / √(variance + epsilon) over axes, statistics in float64 for float32."""
+    if x.size == 0:
+        return x
     dtype = np.float64 if x.dtype == np.float32 else x.dtype
     mean = x.mean(axis=axes, keepdims=True, dtype=dtype)
     var = np.square(x - mean).mean(axis=axes, keepdims=True)
@@ -457,6 +459,8 @@ class MeanVarianceNormalization(SameType):
     def compute(self, xs):
         x = widen(xs[0])
         axes = self.resolve(x.ndim)
+        if x.size == 0:
+            return [xs[0].copy()]
         dtype: Any = np.float64 if x.dtype == np.float32 else x.dtype
         with np.errstate(all="ignore"):
             centred = x - x.mean(axis=axes, keepdims=True, dtype=dtype)

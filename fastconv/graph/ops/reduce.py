@@ -90,7 +90,7 @@ class Reduction(Op):
 def total(x: np.ndarray, axes: tuple[int, ...], keepdims: bool) -> np.ndarray:
     """Sum: of float32 in float64; of integers in their own dtype, wrapping around."""
     dtype = np.float64 if x.dtype == np.float32 else x.dtype
-    return np.sum(x, axis=axes, keepdims=keepdims, dtype=dtype)
+    return np.asarray(np.sum(x, axis=axes, keepdims=keepdims, dtype=dtype))
 
 
 @register

@@ -1,8 +1,8 @@
 """Resize and GridSample: interpolation on the grid of elements.
 
 Sources: ONNX operators Resize-19 and GridSample-22. Resize is separable, so one function makes the
-table of every axis (:func:`axis_table`): which input positions each output position blends, and with
-what weights. ``compute`` and the kernel both work from it.
+table of every axis (``Resize.axis_table``): which input positions each output position blends, and
+with what weights. ``compute`` and the kernel both work from it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class AxisTable(NamedTuple):
     """How an axis of the result is blended from the input's.
 
     Attributes:
-        index: int64 [out, taps], each inside the input.
+        source: int64 [out, taps], each inside the input.
         weight: float64 [out, taps], or None for one tap of weight 1.
         outside: bool [out]: positions that show the extrapolation value; None when there are none.
     """
 
-    index: np.ndarray
+    source: np.ndarray
     weight: np.ndarray | None
     outside: np.ndarray | None
 
@@ -275,15 +275,15 @@ class Resize(Op):
         blend = any(t.weight is not None for t in tables.values())
         y = x.astype(np.float64) if blend else x
         # The axes that shrink most come first: less to do for the others.
-        for k in sorted(tables, key=lambda k: tables[k].index.shape[0] / max(1, x.shape[k])):
+        for k in sorted(tables, key=lambda k: tables[k].source.shape[0] / max(1, x.shape[k])):
             t = tables[k]
             if t.weight is None:
-                y = np.take(y, t.index[:, 0], k)
+                y = np.take(y, t.source[:, 0], k)
                 continue
             total: Any = 0.0
-            for tap in range(t.index.shape[1]):
+            for tap in range(t.source.shape[1]):
                 w = t.weight[:, tap].reshape(-1, *(1,) * (y.ndim - 1 - k))
-                total = total + np.take(y, t.index[:, tap], k) * w
+                total = total + np.take(y, t.source[:, tap], k) * w
             y = total
         for k, t in tables.items():
             if t.outside is not None:
@@ -363,7 +363,7 @@ class GridSample(Op):
         if self.mode == "nearest":
             at = np.rint(at)
         if self.padding_mode == "border":
-            at = np.clip(at, 0, size - 1)
+            at = np.where((at < low) | (at > high), np.clip(at, 0, size - 1), at)
         elif self.padding_mode == "reflection":
             at = reflect(at, low, high)
         if self.mode == "nearest":

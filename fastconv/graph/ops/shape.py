@@ -44,6 +44,13 @@ def integers(values: Sequence[np.ndarray | None], i: int, what: str = "input") -
     return [int(v) for v in array.reshape(-1)]
 
 
+def needed(xs: Sequence[np.ndarray | None], i: int, what: str) -> list[int]:
+    """The same for an input that must be there, in ``compute``."""
+    result = integers(xs, i, what)
+    assert result is not None
+    return result
+
+
 def given(types: Sequence[Any], i: int) -> bool:
     """Whether optional input ``i`` is there (a type or an array)."""
     return i < len(types) and types[i] is not None
@@ -141,7 +148,7 @@ class Reshape(Op):
         return [TensorType(x.dtype, reshaped(x.shape, target, self.allowzero))]
 
     def compute(self, xs):
-        target = integers(xs, 1, "shape")
+        target = needed(xs, 1, "shape")
         return [np.reshape(xs[0], reshaped(xs[0].shape, target, self.allowzero))]
 
 
@@ -204,8 +211,9 @@ class Unsqueeze(Op):
         x, axes = types[0], integers(values, 1, "axes")
         if x.shape is None or axes is None:
             n = list_length(types[1])
-            known = x.shape is not None and n is not None
-            return [TensorType(x.dtype, (None,) * (len(x.shape) + n) if known else None)]
+            if x.shape is None or n is None:
+                return [TensorType(x.dtype, None)]
+            return [TensorType(x.dtype, (None,) * (len(x.shape) + n))]
         rank = len(x.shape) + len(axes)
         axes = axes_of(axes, rank)
         rest = iter(x.shape)
@@ -271,10 +279,11 @@ class ConstantOfShape(Op):
             n = list_length(types[0])
             return [TensorType(self.fill().dtype, None if n is None else (None,) * n)]
         need(all(d >= 0 for d in shape), f"shape {shape} has a negative entry")
+        checked_size(shape, self.fill().dtype.itemsize)
         return [TensorType(self.fill().dtype, tuple(shape))]
 
     def compute(self, xs):
-        shape, fill = integers(xs, 0, "shape"), self.fill()
+        shape, fill = needed(xs, 0, "shape"), self.fill()
         need(all(d >= 0 for d in shape), f"shape {shape} has a negative entry")
         checked_size(shape, fill.dtype.itemsize)
         # One element seen many times: takes no memory until somebody needs the whole.
@@ -392,4 +401,4 @@ class EyeLike(Op):
         shape, dtype = xs[0].shape, self.result_dtype(xs[0].dtype)
         need(len(shape) == 2, f"EyeLike needs an input of rank 2, not {len(shape)}")
         k = max(min(self.k, shape[1]), -shape[0])
-        return [np.eye(*shape, k=k, dtype=dtype)]
+        return [np.eye(shape[0], shape[1], k, dtype or np.float32)]

@@ -1,7 +1,7 @@
 """How each operator becomes steps: one module per family; importing this enters them all."""
 
 from ..lowering import LOWER
-from . import binary, conv, elementwise, matmul, move, norm, pool, reduce, resize
+from . import binary, conv, elementwise, matmul, move, norm, pool, reduce, resize, shape
 
 __all__ = [
     "LOWER",
@@ -14,4 +14,5 @@ __all__ = [
     "pool",
     "reduce",
     "resize",
+    "shape",
 ]

@@ -11,9 +11,10 @@ from ... import kernels
 from ...graph import Node
 from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
+from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
-from ..memory import CHANNELS_LAST, Place
+from ..memory import CHANNELS_LAST, PLAIN, Place
 from . import depthwise
 
 INF = float("inf")
@@ -22,6 +23,8 @@ INF = float("inf")
 PANEL_BYTES = 1 << 20
 #: Rows of one unit of work: enough tiles to pay for fetching its weights.
 BLOCK_ROWS = 96
+#: With at most this many input channels, kernel rows are merged into one tap each.
+STAGE_CHANNELS = 8
 
 
 def epilogue(act: Activation | None) -> dict[str, Any]:
@@ -92,39 +95,127 @@ def conv(low: Lowering, node: Node) -> Any:
     rn = node.inputs[3] if len(node.inputs) > 3 else ""
     xs, ws = low.shape(xn), low.shape(wn)
     weight = low.const(wn)
-    if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or weight is None:
-        return False
-    if bn and low.const(bn) is None:
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or 0 in (*xs, *ws):
         return False
     win = op.window(xs, ws)
-    x = low.place(xn, CHANNELS_LAST, dense=False)
+    few = weight is not None and suits_stage(xs, op.group, win)
+    x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
-    y = low.new(node.outputs[0], CHANNELS_LAST)
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
-    if depthwise.suits(win, channels, filters, group):
+    fixed = weight is not None and (not bn or low.const(bn) is not None)
+    if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    taps = prod(win.kernel_shape)
     rank = len(win.kernel_shape)
-    wp = low.packed(
-        ("conv", wn, group),
-        lambda: pack_filters(
-            np.moveaxis(weight, 1, -1).reshape(ws[0], taps, channels), group, low.isa
-        ),
-    )
+    cut: tuple[slice, ...] = ()
+    if weight is not None and not few:
+        win, cut = prune(win, xs[2:])
+    taps = prod(win.kernel_shape)
+    kernel, pads = triple(win.kernel_shape, 1), triple(win.pads[:rank], 0)
+    if few:
+        channels, taps = channels * kernel[2], taps // kernel[2]
+        kernel, pads = (*kernel[:2], 1), (0, 0, 0)
+    if weight is None:
+        # Weights that are computed: tap t, channel c of filter f lies at f*C*taps + c*taps + t.
+        per = ws[1] * prod(win.kernel_shape)
+        wp = pack_at_run_time(
+            low, low.place(wn, PLAIN), group, taps, channels, filters, filters * per, 1, taps, per
+        )
+    else:
+        w: np.ndarray = weight[(slice(None), slice(None), *cut)]
+        wp = low.packed(
+            ("conv", wn, group, taps, *((c.start, c.stop) for c in cut)),
+            lambda: pack_filters(
+                np.moveaxis(w, 1, -1).reshape(ws[0], taps, channels), group, low.isa
+            ),
+        )
     emit(
         low, x, wp, bias_place(low, bn, group), r, y,
-        kernel=triple(win.kernel_shape, 1), strides=triple(win.strides, 1),
-        dilations=triple(win.dilations, 1), pads=triple(win.pads[:rank], 0),
+        kernel=kernel, strides=triple(win.strides, 1),
+        dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, act=op.activation,
     )  # fmt: skip
 
 
+def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
+    """Drop outer taps that meet padding alone (large dilations on small images).
+
+    Returns the smaller window and the taps that it keeps on each axis.
+    """
+    cut, begin = [], []
+    for a, n in enumerate(size):
+        step, pad = win.dilations[a], win.pads[a]
+        reach = (win.output[a] - 1) * win.strides[a]  # type: ignore[operator]
+        taps = range(win.kernel_shape[a])
+        live = [t for t in taps if t * step - pad < n and t * step - pad + reach >= 0]
+        first, last = (live[0], live[-1]) if live else (0, 0)
+        cut.append(slice(first, last + 1))
+        begin.append(pad - first * step)
+    kernel = tuple(c.stop - c.start for c in cut)
+    pads = (*begin, *win.pads[len(size) :])
+    return Window(kernel, win.strides, win.dilations, pads, win.output), tuple(cut)
+
+
+def suits_stage(x: tuple[int, ...], group: int, win: Window) -> bool:
+    """Whether a convolution has so few channels that a zero-bordered copy of its input pays."""
+    return (
+        len(x) in (3, 4)
+        and group == 1
+        and x[1] <= STAGE_CHANNELS
+        and win.kernel_shape[-1] > 1
+        and win.dilations[-1] == 1
+    )
+
+
+def stage(low: Lowering, name: str, win: Window) -> Place:
+    """The step that makes the zero-bordered copy; returns it as a channels-last place."""
+    x = low.place(name)
+    n, c = x.shape[:2]
+    _, h, w = triple(x.shape[2:], 1)
+    rank = len(win.kernel_shape)
+    (_, top, left), (_, bottom, right) = triple(win.pads[:rank], 0), triple(win.pads[rank:], 0)
+    shape = (n, c, h + top + bottom, w + left + right)
+    y = low.buffer(checked_size(shape, 4, "padded input"))
+    x_n, x_c, x_h, x_w = c * h * w, h * w, w, 1
+    if x.layout == CHANNELS_LAST:
+        x_n, x_c, x_h, x_w = h * w * x.pixel, 1, w * x.pixel, x.pixel
+    place = Place(y, 0, shape, x.dtype, CHANNELS_LAST, c)
+    low.step(
+        "stage",
+        dict(n=n, h=h, w=w, channels=c, x_n=x_n, x_c=x_c, x_h=x_h, x_w=x_w,
+             out_h=shape[2], out_w=shape[3], pad_h=top, pad_w=left),
+        [x, place],
+        work=2 * place.nbytes,
+    )  # fmt: skip
+    return place
+
+
 def bias_place(low: Lowering, name: str, group: int) -> Place | None:
     """The packed bias of a convolution, or None."""
-    bias = low.const(name) if name else None
-    if bias is None:
+    if not name:
         return None
+    bias = low.const(name)
+    if bias is None:
+        filters = low.shape(name)[0] // group
+        return pack_at_run_time(low, low.place(name, PLAIN), group, 1, 1, filters, filters, 0, 0, 1)
     return low.packed(("bias", name, group), lambda: pack_bias(bias, group, low.isa))
+
+
+def pack_at_run_time(
+    low: Lowering, b: Place, batch: int, taps: int, k: int, n: int,
+    b_batch: int, b_tap: int, b_k: int, b_n: int,
+) -> Place:  # fmt: skip
+    """A step that packs computed weights into panels; strides in elements, see ``pack_b``."""
+    nr = low.vector("NR")
+    nbytes = checked_size((batch, -(-n // nr), taps, k, nr), 4, "packed weights")
+    target = low.scratch(nbytes)
+    low.step(
+        "pack_b",
+        dict(batch=batch, taps=taps, k=k, n=n, b_batch=b_batch, b_tap=b_tap, b_k=b_k, b_n=b_n),
+        [b, target],
+        work=nbytes,
+    )
+    return target
 
 
 def emit(
@@ -194,15 +285,13 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     bn = node.inputs[2] if len(node.inputs) > 2 else ""
     xs, ws = low.shape(xn), low.shape(wn)
     weight = low.const(wn)
-    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None:
-        return False
-    if bn and low.const(bn) is None:
+    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None or 0 in (*xs, *ws):
         return False
     win = op.window(xs, ws)
     rank = len(win.kernel_shape)
     group, filters, channels = op.group, ws[1], ws[0] // op.group
     x = low.place(xn, CHANNELS_LAST, dense=False)
-    y = low.new(node.outputs[0], CHANNELS_LAST)
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     bias = bias_place(low, bn, group)
     yn, *ys = pixel_strides(y)
     ks, ss = triple(win.kernel_shape, 1), triple(win.strides, 1)

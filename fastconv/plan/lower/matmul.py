@@ -13,7 +13,7 @@ from ...graph.ops.matmul import Gemm, MatMul
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import FLAT, PLAIN, Place
-from .conv import blocks, epilogue, pack_bias, pack_filters
+from .conv import blocks, epilogue, pack_at_run_time, pack_bias, pack_filters
 
 
 @lowers(Gemm)
@@ -29,7 +29,7 @@ def gemm(low: Lowering, node: Node) -> Any:
     if cn and (c is None or (c.size > 1 and c.size != c.shape[-1])):
         return False  # a bias that differs from row to row
     weight = low.const(bn)
-    if weight is None and op.alpha != 1:
+    if (weight is None and op.alpha != 1) or 0 in (m, k, n):
         return False
     bias = None
     if c is not None and op.beta != 0:
@@ -39,7 +39,7 @@ def gemm(low: Lowering, node: Node) -> Any:
         )
     if weight is None:
         b_k, b_n = (1, k) if op.transB else (n, 1)
-        packed = pack_at_run_time(low, low.place(bn, PLAIN), 1, k, n, 0, b_k, b_n)
+        packed = pack_at_run_time(low, low.place(bn, PLAIN), 1, 1, k, n, 0, 0, b_k, b_n)
         x = low.place(an, PLAIN)
     else:
         x = low.place(an) if low.layout_of(an) == FLAT else low.place(an, PLAIN)
@@ -57,22 +57,6 @@ def gemm(low: Lowering, node: Node) -> Any:
         packed = low.packed(("gemm", bn, op.transB, op.alpha, channels), pack)
     y = low.new(node.outputs[0], PLAIN)
     product(low, x, packed, bias, y, m, k, n, 1, op.activation)
-
-
-def pack_at_run_time(
-    low: Lowering, b: Place, batch: int, k: int, n: int, b_batch: int, b_k: int, b_n: int
-) -> Place:
-    """A step that packs a computed right-hand matrix (strides in elements)."""
-    nr = low.vector("NR")
-    nbytes = checked_size((batch, -(-n // nr), k, nr), 4, "packed matrix")
-    target = low.scratch(nbytes)
-    low.step(
-        "pack_b",
-        dict(batch=batch, k=k, n=n, b_batch=b_batch, b_k=b_k, b_n=b_n),
-        [b, target],
-        work=nbytes,
-    )
-    return target
 
 
 def product(
@@ -101,11 +85,8 @@ def product(
     macs = batch * m * n * k
     threads = low.threads_for(macs)
     block_rows, block_panels = blocks(m, -(-n // nr), k * nr * 4, mr)
-    ones = {f: 1 for f in ("n", "d", "h", "od", "oh", "kd", "kh", "kw",
-                           "stride_d", "stride_h", "stride_w",
-                           "dilation_d", "dilation_h", "dilation_w")}  # fmt: skip
-    none = {f: 0 for f in ("x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h",
-                           "r_w", "r_g", "pad_d", "pad_h", "pad_w")}  # fmt: skip
+    ones = dict.fromkeys(("n", "d", "h", "od", "oh", "kd", "kh", "kw", "stride_d", "stride_h", "stride_w", "dilation_d", "dilation_h", "dilation_w"), 1)  # fmt: skip
+    none = dict.fromkeys(("x_n", "x_d", "x_h", "y_n", "y_d", "y_h", "y_0", "r_n", "r_d", "r_h", "r_w", "r_g", "pad_d", "pad_h", "pad_w"), 0)  # fmt: skip
     params = dict(
         **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch,
         x_g=m * k if x_batch is None else x_batch, y_g=m * n,
@@ -133,6 +114,8 @@ def matmul(low: Lowering, node: Node) -> Any:
         same = prod(low.shape(node.outputs[0])) == batch * m * n
         if not same or a_batch not in (1, batch):
             return False  # broadcasting that repeats single matrices of a batch
+    if 0 in (*a, *b):
+        return False
     weight = low.const(bn)
     if weight is not None:
         packed = low.packed(
@@ -142,7 +125,7 @@ def matmul(low: Lowering, node: Node) -> Any:
             ),
         )
     else:
-        packed = pack_at_run_time(low, low.place(bn, PLAIN), batch, k, n, k * n, n, 1)
+        packed = pack_at_run_time(low, low.place(bn, PLAIN), batch, 1, k, n, k * n, 0, n, 1)
     x = low.place(an, PLAIN)
     y = low.new(node.outputs[0], PLAIN)
     product(

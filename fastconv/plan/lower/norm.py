@@ -37,8 +37,9 @@ from .reduce import extent, place_for
 #: As in kernels/norm.pyx.
 SOFTMAX, LOG_SOFTMAX, LP1, LP2 = range(4)
 
-#: Pixels whose statistics are taken together: both passes over them find them in the cache.
-STATS_PIXELS = 1024
+#: Pixels whose statistics are taken together, plain and channels-last: the second pass over them
+#: finds them in the cache.
+STATS_PIXELS = {PLAIN: 2048, CHANNELS_LAST: 512}
 
 
 def emit_axis(low: Lowering, node: Node, kind: int, axes: Sequence[int]) -> Any:
@@ -161,11 +162,12 @@ def emit_moments(
     """
     x = image_place(low, node.inputs[0])
     n, c, s = x.shape[0], x.shape[1], prod(x.shape[2:])
-    blocks = -(-s // STATS_PIXELS)
+    pixels = STATS_PIXELS[x.layout]
+    blocks = -(-s // pixels)
     stats = Place(
         low.buffer(checked_size((n, blocks, 2, c), 4, "statistics")), 0, (n, blocks, 2, c), F32
     )
-    block = dict(n=n, c=c, s=s, block=STATS_PIXELS)
+    block = dict(n=n, c=c, s=s, block=pixels)
     low.step(
         "channel_stats",
         dict(**block, x_s=x.pixel or c, plain=int(x.layout == PLAIN)),
