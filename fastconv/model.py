@@ -19,6 +19,7 @@ from .runtime.engine import Engine, Prepared
 from .threads import check_threads
 
 FALLBACKS = ("warn", "error", "allow")
+ACCURACIES = ("fast", "strict")
 
 
 class FallbackWarning(UserWarning):
@@ -45,6 +46,7 @@ def load(
     threads: int | None = None,
     fallback: str = "warn",
     *,
+    accuracy: str = "fast",
     memory_limit: int | None = None,
     optimize: bool = True,
     disable: Iterable[str] = (),
@@ -57,6 +59,8 @@ def load(
         fallback: what to do with operators that have no native kernel: ``"warn"`` runs them
             through ``onnx.reference`` and warns once, ``"allow"`` does so silently, ``"error"``
             refuses the model.
+        accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
+            convolution's (Winograd); ``"strict"`` keeps to direct convolution.
         memory_limit: bytes that the activations of one run may take.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
@@ -70,6 +74,7 @@ def load(
         source,
         threads,
         fallback,
+        accuracy=accuracy,
         memory_limit=memory_limit,
         optimize=optimize,
         disable=disable,
@@ -94,10 +99,13 @@ class Model:
         threads: int | None = None,
         fallback: str = "warn",
         *,
+        accuracy: str = "fast",
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
     ) -> None:
+        if accuracy not in ACCURACIES:
+            raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
         if fallback not in FALLBACKS:
             raise OptionError(f"fallback={fallback!r}: expected one of {', '.join(FALLBACKS)}")
         if memory_limit is not None and (
@@ -113,7 +121,14 @@ class Model:
         else:
             source = os.path.abspath(os.fspath(source))
         self._source = source
-        self._options = (threads, fallback, memory_limit, optimize, disable)
+        self._options = {
+            "threads": threads,
+            "fallback": fallback,
+            "accuracy": accuracy,
+            "memory_limit": memory_limit,
+            "optimize": optimize,
+            "disable": disable,
+        }
         model = open_model(source)
         self.opset = model.opset_import.get("", 0)
         self.metadata = dict(model.metadata)
@@ -126,7 +141,9 @@ class Model:
         self.inputs = [info(n, original.types[n]) for n in original.inputs]
         self.outputs = [info(n, self._output_type(n)) for n in original.outputs]
         self._check_fallback(fallback)
-        self._engine = Engine(self.graph, self.threads, memory_limit=memory_limit)
+        self._engine = Engine(
+            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict"
+        )
         self._types = {n: original.types[n] for n in original.inputs}
         self._single = original.outputs[0] if len(original.outputs) == 1 else None
 
@@ -158,8 +175,7 @@ class Model:
         return f"<fastconv.Model {name!r}: {self.inputs} -> {self.outputs}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        threads, fallback, memory_limit, optimize, disable = self._options
-        return _unpickle, (self._source, threads, fallback, memory_limit, optimize, disable)
+        return _unpickle, (self._source, self._options)
 
     # Running.
 
@@ -249,12 +265,8 @@ class Model:
         return render(describe(self, shapes))
 
 
-def _unpickle(
-    source: Any, threads: Any, fallback: Any, memory_limit: Any, optimize: Any, disable: Any
-) -> Model:
-    return Model(
-        source, threads, fallback, memory_limit=memory_limit, optimize=optimize, disable=disable
-    )
+def _unpickle(source: Any, options: dict[str, Any]) -> Model:
+    return Model(source, **options)
 
 
 def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:

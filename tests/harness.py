@@ -7,7 +7,6 @@ from 1, 2 and 3 threads, for every kernel build that this machine can run.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from fastconv import kernels
 from fastconv.graph import Graph, Node, Op, TensorType
+from fastconv.graph.op import fields_only
 from fastconv.plan.lowering import lowers
 from fastconv.plan.memory import CHANNELS_LAST
 from fastconv.runtime.engine import Engine
@@ -22,7 +22,7 @@ from fastconv.runtime.engine import Engine
 ISAS = kernels.runnable_isas()
 
 
-@dataclasses.dataclass(frozen=True)
+@fields_only
 class ToChannelsLast(Op):
     """Identity whose result lies channels-last, so that the next operator meets that layout."""
 

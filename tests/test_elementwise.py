@@ -1,6 +1,5 @@
 """Binary, variadic, logical and converting operators against NumPy and ONNX's reference."""
 
-import dataclasses
 import importlib
 import math
 
@@ -16,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from fastconv.errors import ShapeError, UnsupportedError
 from fastconv.graph import Graph, Node, Op, TensorType
 from fastconv.graph.activation import RELU, SILU, Activation
-from fastconv.graph.op import REGISTRY
+from fastconv.graph.op import REGISTRY, fields_only
 from fastconv.graph.ops import binary, logic
 from fastconv.graph.ops.activations import PRelu
 from fastconv.plan.lower.binary import CODES, RANK, collapse
@@ -132,7 +131,7 @@ def test_squeeze_and_excitation_scale_needs_no_conversion():
     np.testing.assert_array_equal(engine.run(feeds)["y"], feeds["a"] * feeds["s"])
 
 
-@dataclasses.dataclass(frozen=True)
+@fields_only
 class ToFlat(Op):
     """Flatten whose result keeps the memory of its channels-last input."""
 

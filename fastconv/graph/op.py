@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from .core import TensorType
 
 
-@dataclasses.dataclass(frozen=True)
+C = TypeVar("C", bound=type)
+
+
+def fields_only(cls: C) -> C:
+    """Class decorator: a dataclass whose methods are those that :class:`Op` writes once for all.
+
+    ``dataclasses`` would compile six methods for each of some two hundred classes, which is most of
+    the time that importing them takes.
+    """
+    return dataclasses.dataclass(init=False, repr=False, eq=False)(cls)  # type: ignore[return-value]
+
+
+@fields_only
 class Op:
     """Base of all operators. Attributes of the ONNX operator are dataclass fields.
 
@@ -36,6 +48,47 @@ class Op:
     arity: ClassVar[tuple[int, int]] = (1, 1)
     n_outputs: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = [f for f in dataclasses.fields(self) if f.init]
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes at most {len(fields)} attributes")
+        given = dict(zip((f.name for f in fields), args))
+        for name, value in kwargs.items():
+            if name in given or not any(f.name == name for f in fields):
+                raise TypeError(f"{type(self).__name__} got an unexpected attribute {name!r}")
+            given[name] = value
+        for f in fields:
+            if f.name in given:
+                value = given[f.name]
+            elif f.default is not dataclasses.MISSING:
+                value = f.default
+            elif f.default_factory is not dataclasses.MISSING:
+                value = f.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__} needs an attribute {f.name!r}")
+            object.__setattr__(self, f.name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))
+
+    def __repr__(self) -> str:
+        pairs = zip(dataclasses.fields(self), self._values())
+        return f"{type(self).__name__}({', '.join(f'{f.name}={v!r}' for f, v in pairs)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
 
     @property
     def label(self) -> str:
@@ -75,8 +128,8 @@ T = TypeVar("T", bound=type[Op])
 
 
 def register(cls: T) -> T:
-    """Class decorator: make a frozen dataclass of it and enter it under its ONNX name."""
-    cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    """Class decorator: make a dataclass of it and enter it under its ONNX name."""
+    cls = fields_only(cls)
     REGISTRY[cls.domain, cls.__name__] = cls
     return cls
 

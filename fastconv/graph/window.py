@@ -49,18 +49,20 @@ def check_window(
     dilations = tuple(dilations or (1,) * rank)
     pads = tuple(pads or (0,) * (2 * rank))
     kernel_shape = tuple(kernel_shape)
-    need(auto_pad in AUTO_PADS, f"auto_pad {auto_pad!r} is not one of {', '.join(AUTO_PADS)}")
+    need(
+        auto_pad in AUTO_PADS, lambda: f"auto_pad {auto_pad!r} is not one of {', '.join(AUTO_PADS)}"
+    )
     for what, v, n in (
         ("kernel_shape", kernel_shape, rank),
         ("strides", strides, rank),
         ("dilations", dilations, rank),
         ("pads", pads, 2 * rank),
     ):
-        need(len(v) == n, f"{what} {list(v)} has {len(v)} entries where {n} are needed")
+        need(len(v) == n, lambda: f"{what} {list(v)} has {len(v)} entries where {n} are needed")
         least = 0 if what == "pads" else 1
         need(
             all(least <= d < 1 << 31 for d in v),
-            f"{what} {list(v)} has an entry outside {least} to 2**31-1",
+            lambda: f"{what} {list(v)} has an entry outside {least} to 2**31-1",
         )
     return kernel_shape, strides, dilations, pads
 
@@ -103,8 +105,10 @@ def resolve_window(
         if isinstance(room, int):
             need(
                 room >= 0,
-                f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than the "
-                f"padded input (spatial {list(spatial)}, pads {[*begin, *end]})",
+                lambda: (
+                    f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than the "
+                    f"padded input (spatial {list(spatial)}, pads {[*begin, *end]})"
+                ),
             )
         if room is None:
             out.append(None)

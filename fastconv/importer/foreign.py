@@ -5,18 +5,18 @@ The onnx package is imported when such an operator first runs, and only then.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
 from ..graph import Op, TensorType
+from ..graph.op import fields_only
 from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
 from .tensors import to_array
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@fields_only
 class Foreign(Op):
     """A node kept as it stands in the file.
 
@@ -31,6 +31,11 @@ class Foreign(Op):
     model: Model
     opsets: dict[str, int]
     captured: tuple[str, ...] = ()
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # nodes of the file have no equality of their own
 
     @property
     def label(self) -> str:

@@ -29,6 +29,7 @@ FAMILIES = (
     "pool",
     "reduce",
     "resize",
+    "winograd",
 )
 
 #: Instruction sets from lowest to highest.

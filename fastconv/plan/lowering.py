@@ -107,6 +107,7 @@ class Lowering:
     threads: int
     packs: PackCache
     isa: str
+    strict: bool = False
     steps: list[Step] = field(default_factory=list)
     arena: Arena = field(default_factory=Arena)
     places: dict[tuple[str, str], Place] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,9 @@ def make_plan(
     packs: PackCache,
     memory_limit: int | None = None,
     isa: str | None = None,
-    progress: Callable[[], None] | None = None,
+    strict: bool = False,
 ) -> Plan:
-    """Plan a graph for concrete input types.
+    """Plan a graph for concrete input types; ``strict`` keeps to direct convolution.
 
     Raises:
         ShapeError: shapes do not fit together; names the node, the operator and the shapes.
@@ -72,8 +72,9 @@ def make_plan(
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
     low = Lowering(
-        graph, types, known, threads, packs, isa or kernels.chosen_isa(), outputs=frozenset(results)
-    )
+        graph, types, known, threads, packs, isa or kernels.chosen_isa(), strict,
+        outputs=frozenset(results),
+    )  # fmt: skip
     for name in inputs:
         t = inputs[name]
         if t.dtype is None or t.shape is None:

@@ -47,9 +47,26 @@ def assign_slices(
             continue
         if any(i not in channels for i in node.inputs):
             continue
+        if out not in slices and (view := side_by_side(node.inputs, slices, channels)):
+            slices[out] = view
         root, channel = slices.get(out, Slice(out, 0))
         for name in node.inputs:
             if name not in slices and name not in fixed and node.inputs.count(name) == 1:
                 slices[name] = Slice(root, channel)
             channel += channels[name]
     return slices
+
+
+def side_by_side(
+    names: Sequence[str], slices: dict[str, Slice], channels: dict[str, int]
+) -> Slice | None:
+    """Where a Concat of these values lies already, if they follow one another in one result."""
+    first = slices.get(names[0])
+    if first is None:
+        return None
+    at = first.channel
+    for name in names:
+        if slices.get(name) != Slice(first.root, at):
+            return None
+        at += channels[name]
+    return first

@@ -197,6 +197,7 @@ class Engine:
         packs: packed weights, shared with the engines of the graph's later parts.
         memory_limit: bytes that one context's activations may take, or None.
         isa: the kernel build to use (default: the chosen one).
+        strict: keep to direct convolution.
     """
 
     def __init__(
@@ -206,8 +207,10 @@ class Engine:
         packs: PackCache | None = None,
         memory_limit: int | None = None,
         isa: str | None = None,
+        strict: bool = False,
     ) -> None:
         self.graph = graph
+        self.strict = strict
         self.isa = isa
         self.threads = threads
         self.packs = packs or PackCache()
@@ -231,8 +234,9 @@ class Engine:
             if prepared is None:
                 types = {n: _type(feeds[n]) for n in self.graph.inputs}
                 plan = make_plan(
-                    self.graph, types, self.threads, self.packs, self.memory_limit, self.isa
-                )
+                    self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
+                    self.strict,
+                )  # fmt: skip
                 prepared = Prepared(plan, self.threads)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
@@ -287,7 +291,9 @@ class Engine:
         key = tuple(n.name for n in rest.nodes)
         engine = self._rests.get(key)
         if engine is None:
-            engine = Engine(rest, self.threads, self.packs, self.memory_limit, self.isa)
+            engine = Engine(
+                rest, self.threads, self.packs, self.memory_limit, self.isa, self.strict
+            )
             engine = self._rests.setdefault(key, engine)
         feeds: dict[str, Any] = {}
         for n in rest.inputs:

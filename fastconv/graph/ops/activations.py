@@ -9,11 +9,11 @@ import numpy as np
 
 from ..activation import RELU, Activation
 from ..core import TensorType
-from ..op import broadcast, need, register
+from ..op import broadcast, fields_only, need, register
 from .elementwise import Unary, need_kind
 
 
-@dataclasses.dataclass(frozen=True)
+@fields_only
 class FusedActivation(Unary):
     """An activation that fusion recognised in several nodes; no ONNX file holds it."""
 

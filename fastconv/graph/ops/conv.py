@@ -52,36 +52,43 @@ class Conv(Op):
         x, w = types[0], types[1]
         if x.shape is None or w.shape is None:
             return [TensorType(x.dtype, None)]
-        need(len(x.shape) >= 3, f"Conv needs an input of rank 3 or more, not {x}")
-        need(len(w.shape) == len(x.shape), f"weight {w} and input {x} differ in rank")
-        need(self.group >= 1, f"group {self.group} must be at least 1")
+        need(len(x.shape) >= 3, lambda: f"Conv needs an input of rank 3 or more, not {x}")
+        need(len(w.shape) == len(x.shape), lambda: f"weight {w} and input {x} differ in rank")
+        need(self.group >= 1, lambda: f"group {self.group} must be at least 1")
         if isinstance(x.shape[1], int) and isinstance(w.shape[1], int):
             need(
                 w.shape[1] * self.group == x.shape[1],
-                f"input has {x.shape[1]} channels, weight {list(w.shape)} with group {self.group} "
-                f"needs {w.shape[1] * self.group}",
+                lambda: (
+                    f"input has {x.shape[1]} channels, weight {list(w.shape)} with group {self.group} "
+                    f"needs {w.shape[1] * self.group}"
+                ),
             )
         if isinstance(w.shape[0], int):
             need(
                 w.shape[0] % self.group == 0,
-                f"{w.shape[0]} filters do not divide into {self.group} groups",
+                lambda: f"{w.shape[0]} filters do not divide into {self.group} groups",
             )
-        need(x.dtype == w.dtype, f"input {x} and weight {w} differ in dtype")
+        need(x.dtype == w.dtype, lambda: f"input {x} and weight {w} differ in dtype")
         if self.kernel_shape is not None:
             need(
                 tuple(self.kernel_shape) == tuple(w.shape[2:]),
-                f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}",
+                lambda: (
+                    f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}"
+                ),
             )
         if len(types) > 2 and types[2] is not None and types[2].shape is not None:
             need(
                 types[2].shape == (w.shape[0],),
-                f"bias {types[2]} does not have one value per filter ({w.shape[0]})",
+                lambda: f"bias {types[2]} does not have one value per filter ({w.shape[0]})",
             )
         shape = (x.shape[0], w.shape[0], *self.window(x.shape, w.shape).output)
         if len(types) > 3 and types[3] is not None:
             added = types[3].shape
             known = all(isinstance(d, int) for d in (*(added or (None,)), *shape))
-            need(not known or added == shape, f"{types[3]} is added to an output of {list(shape)}")
+            need(
+                not known or added == shape,
+                lambda: f"{types[3]} is added to an output of {list(shape)}",
+            )
         return [TensorType(x.dtype, shape)]
 
     def compute(self, xs):
@@ -135,8 +142,10 @@ class ConvTranspose(Op):
             rank, self.kernel_shape or w[2:], self.strides, self.dilations, self.pads, self.auto_pad
         )
         extra = tuple(self.output_padding or (0,) * rank)
-        need(len(extra) == rank, f"output_padding {list(extra)} needs {rank} entries")
-        need(all(e >= 0 for e in extra), f"output_padding {list(extra)} has a negative entry")
+        need(len(extra) == rank, lambda: f"output_padding {list(extra)} needs {rank} entries")
+        need(
+            all(e >= 0 for e in extra), lambda: f"output_padding {list(extra)} has a negative entry"
+        )
         begin, end, out = list(ps[:rank]), list(ps[rank:]), []
         wanted = tuple(self.output_shape or ())[-rank:]
         full: Any  # None (a TypeError in arithmetic) where the input's size is not known
@@ -157,7 +166,7 @@ class ConvTranspose(Op):
                     begin[a] = end[a] = 0
                 n = None if full is None else full - begin[a] - end[a]
             if isinstance(n, int):
-                need(n >= 1, f"output size {n} on spatial axis {a} is not positive")
+                need(n >= 1, lambda: f"output size {n} on spatial axis {a} is not positive")
             out.append(n)
         return Window(ks, ss, ds, (*begin, *end), tuple(out))
 
@@ -165,21 +174,26 @@ class ConvTranspose(Op):
         x, w = types[0], types[1]
         if x.shape is None or w.shape is None:
             return [TensorType(x.dtype, None)]
-        need(len(x.shape) >= 3, f"ConvTranspose needs an input of rank 3 or more, not {x}")
-        need(len(w.shape) == len(x.shape), f"weight {w} and input {x} differ in rank")
-        need(x.dtype == w.dtype, f"input {x} and weight {w} differ in dtype")
-        need(self.group >= 1, f"group {self.group} must be at least 1")
+        need(len(x.shape) >= 3, lambda: f"ConvTranspose needs an input of rank 3 or more, not {x}")
+        need(len(w.shape) == len(x.shape), lambda: f"weight {w} and input {x} differ in rank")
+        need(x.dtype == w.dtype, lambda: f"input {x} and weight {w} differ in dtype")
+        need(self.group >= 1, lambda: f"group {self.group} must be at least 1")
         if isinstance(x.shape[1], int) and isinstance(w.shape[0], int):
-            need(x.shape[1] == w.shape[0], f"input {x} and weight {w} differ in channels")
-            need(x.shape[1] % self.group == 0, f"channels of {x} do not divide by {self.group}")
+            need(x.shape[1] == w.shape[0], lambda: f"input {x} and weight {w} differ in channels")
+            need(
+                x.shape[1] % self.group == 0,
+                lambda: f"channels of {x} do not divide by {self.group}",
+            )
         if self.kernel_shape is not None:
             need(
                 tuple(self.kernel_shape) == tuple(w.shape[2:]),
-                f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}",
+                lambda: (
+                    f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}"
+                ),
             )
         filters = w.shape[1] * self.group
         if len(types) > 2 and types[2] is not None and types[2].shape is not None:
-            need(types[2].shape == (filters,), f"bias {types[2]} needs {filters} values")
+            need(types[2].shape == (filters,), lambda: f"bias {types[2]} needs {filters} values")
         return [TensorType(x.dtype, (x.shape[0], filters, *self.window(x.shape, w.shape).output))]
 
     def compute(self, xs):

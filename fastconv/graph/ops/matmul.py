@@ -28,17 +28,19 @@ class Gemm(Op):
         a, b = types[0], types[1]
         if a.shape is None or b.shape is None:
             return [TensorType(a.dtype, (None, None))]
-        need(len(a.shape) == 2 and len(b.shape) == 2, f"Gemm needs matrices, not {a} and {b}")
-        need(a.dtype == b.dtype, f"{a} and {b} differ in dtype")
+        need(
+            len(a.shape) == 2 and len(b.shape) == 2, lambda: f"Gemm needs matrices, not {a} and {b}"
+        )
+        need(a.dtype == b.dtype, lambda: f"{a} and {b} differ in dtype")
         m, k = a.shape[::-1] if self.transA else a.shape
         k2, n = b.shape[::-1] if self.transB else b.shape
         if isinstance(k, int) and isinstance(k2, int):
-            need(k == k2, f"inner sizes {k} and {k2} of {a} and {b} differ")
+            need(k == k2, lambda: f"inner sizes {k} and {k2} of {a} and {b} differ")
         if len(types) > 2 and types[2] is not None and types[2].shape is not None:
             got = broadcast((m, n), types[2].shape)
             need(
                 got == (m, n) or not all(isinstance(d, int) for d in (*got, m, n)),
-                f"C {types[2]} does not broadcast to [{m}, {n}]",
+                lambda: f"C {types[2]} does not broadcast to [{m}, {n}]",
             )
         return [TensorType(a.dtype, (m, n))]
 
@@ -64,11 +66,13 @@ class MatMul(Op):
         a, b = types
         if a.shape is None or b.shape is None:
             return [TensorType(a.dtype, None)]
-        need(len(a.shape) > 0 and len(b.shape) > 0, f"MatMul needs rank 1 or more: {a}, {b}")
-        need(a.dtype == b.dtype, f"{a} and {b} differ in dtype")
+        need(
+            len(a.shape) > 0 and len(b.shape) > 0, lambda: f"MatMul needs rank 1 or more: {a}, {b}"
+        )
+        need(a.dtype == b.dtype, lambda: f"{a} and {b} differ in dtype")
         k, k2 = a.shape[-1], b.shape[-2] if len(b.shape) > 1 else b.shape[0]
         if isinstance(k, int) and isinstance(k2, int):
-            need(k == k2, f"inner sizes {k} and {k2} of {a} and {b} differ")
+            need(k == k2, lambda: f"inner sizes {k} and {k2} of {a} and {b} differ")
         shape = broadcast(a.shape[:-2], b.shape[:-2])
         if len(a.shape) > 1:
             shape += (a.shape[-2],)
@@ -93,17 +97,26 @@ class Einsum(Op):
         sizes: dict[str, Any] = {}
         left, _, right = self.equation.replace(" ", "").partition("->")
         terms = left.split(",")
-        need(len(terms) == len(types), f"equation {self.equation!r} has {len(terms)} operands")
+        need(
+            len(terms) == len(types),
+            lambda: f"equation {self.equation!r} has {len(terms)} operands",
+        )
         if "." in left:
             return [TensorType(types[0].dtype, None)]
         for term, t in zip(terms, types, strict=True):
-            need(len(term) == len(t.shape), f"term {term!r} of {self.equation!r} does not fit {t}")
+            need(
+                len(term) == len(t.shape),
+                lambda: f"term {term!r} of {self.equation!r} does not fit {t}",
+            )
             for letter, d in zip(term, t.shape, strict=True):
                 if not isinstance(sizes.get(letter), int) or sizes[letter] == 1:
                     sizes[letter] = d
         if "->" not in self.equation:
             right = "".join(sorted(c for c in sizes if left.count(c) == 1))
-        need(all(c in sizes for c in right), f"equation {self.equation!r} names unknown letters")
+        need(
+            all(c in sizes for c in right),
+            lambda: f"equation {self.equation!r} names unknown letters",
+        )
         return [TensorType(types[0].dtype, tuple(sizes[c] for c in right))]
 
     def compute(self, xs):

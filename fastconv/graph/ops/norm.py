@@ -7,7 +7,6 @@ computed in float32, which is what ``stash_type`` 1 asks for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from ...errors import UnsupportedError
 from ..activation import Activation
 from ..core import TensorType
-from ..op import Op, broadcast, need, normalize_axis, register
+from ..op import Op, broadcast, fields_only, need, normalize_axis, register
 from ..symbols import SymbolicError
 from .conv import internal
 from .elementwise import activate
@@ -55,7 +54,7 @@ def hardmax(x: np.ndarray, axis: int) -> np.ndarray:
     return out
 
 
-@dataclass(frozen=True)
+@fields_only
 class AxisOp(SameType):
     """Base: an operator over one axis (opset 13 and later)."""
 
@@ -90,7 +89,7 @@ class Hardmax(AxisOp):
         return [hardmax(xs[0], self.axis)]
 
 
-@dataclass(frozen=True)
+@fields_only
 class FlatOp(SameType):
     """Base: the meaning before opset 13. Axes from ``axis`` on are flattened into one row."""
 
@@ -323,7 +322,7 @@ class GroupNormalization18(GroupNormalization):
         return [self.normalize(x, scale, bias)]
 
 
-@dataclass(frozen=True)
+@fields_only
 class RowNormalization(Op):
     """Base: normalise over all axes from ``axis`` on; Scale (and B) broadcast to the input."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import UnsupportedError
 from ..core import TensorType
-from ..op import Op, need, register
+from ..op import Op, fields_only, need, register
 from .reduce import widen
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -31,7 +30,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., np.ndarray], float | None, float | None
 }
 
 
-@dataclass(frozen=True)
+@fields_only
 class Recurrent(Op):
     """Base. Inputs: X, W, R, B, sequence_lens, initial_h, …; outputs: Y, Y_h, ….
 

@@ -6,13 +6,12 @@ which ``axes`` is an input. Sums of 16-bit floats are formed in float32, of floa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core import TensorType
-from ..op import Op, need, normalize_axis, register
+from ..op import Op, fields_only, need, normalize_axis, register
 
 
 def is_small_float(dtype: np.dtype[Any]) -> bool:
@@ -44,7 +43,7 @@ def resolve_axes(axes: np.ndarray | None, noop: int, rank: int) -> tuple[int, ..
     return tuple(found)
 
 
-@dataclass(frozen=True)
+@fields_only
 class Reduction(Op):
     """Base of the operators that reduce over ``axes``; NaN and Inf propagate as in NumPy."""
 
@@ -198,7 +197,7 @@ class ReduceLogSumExp(Reduction):
         return s if keepdims else np.squeeze(s, axis=axes)
 
 
-@dataclass(frozen=True)
+@fields_only
 class ArgReduction(Op):
     """Base of ArgMax and ArgMin: an index along ``axis``, int64; NaN wins, as in NumPy."""
 

@@ -16,7 +16,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import depthwise
+from . import depthwise, winograd
 
 INF = float("inf")
 
@@ -107,6 +107,10 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
+    m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
+    if m:
+        bias = bias_place(low, bn, group)
+        return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
     rank = len(win.kernel_shape)
     cut: tuple[slice, ...] = ()
     if weight is not None and not few:

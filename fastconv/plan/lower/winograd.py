@@ -1,0 +1,137 @@
+"""3×3 convolutions of stride 1 by Winograd's algorithm, where that is cheaper.
+
+The cost of each way is counted in multiply-adds that take as long: products, transforms, and fetching
+the weights, which F(4×4) has four times as many of.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+
+from ...graph.activation import Activation
+from ...graph.window import Window
+from ...sizes import checked_size
+from ..lowering import Lowering
+from ..memory import Place
+
+#: Multiply-adds that take as long as fetching one float of the weights from beyond the caches.
+FETCH = 16.0
+#: The same for a float of the weights that a later block of tiles fetches again.
+REFETCH = 4.0
+#: Multiply-adds that take as long as transforming one float of a tile.
+TRANSFORM = 10.0
+#: Tiles that are done together: enough to pay for fetching the weights.
+BLOCK_TILES = 48
+#: Filters must be few enough that transformed weights stay below this many bytes.
+MAX_WEIGHT_BYTES = 256 << 20
+
+SQRT2 = 2.0**0.5
+#: The matrices G (weights) of F(m, 3), by m.
+G = {
+    4: np.array(
+        [
+            [1, 0, 0],
+            *([-1 / 1.5, -s * SQRT2 / 2 / 1.5, -0.5 / 1.5] for s in (1, -1)),
+            *([1 / 6, s * SQRT2 / 6, 2 / 6] for s in (1, -1)),
+            [0, 0, 1],
+        ]
+    ),
+    2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+}
+
+
+def choose(
+    low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
+) -> int:
+    """The output tile side, 4 or 2, or 0 where the direct convolution is cheaper."""
+    if (
+        low.strict
+        or group != 1
+        or win.kernel_shape != (3, 3)
+        or win.strides != (1, 1)
+        or win.dilations != (1, 1)
+    ):
+        return 0
+    n, c = x[:2]
+    if c < 8 or filters < 8:
+        return 0
+    best, choice = (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters, 0
+    for m in (4, 2):
+        p = (m + 2) ** 2
+        tiles = n * ceil(out[0] / m) * ceil(out[1] / m)
+        blocks = ceil(tiles / BLOCK_TILES)
+        cost = p * c * filters * (tiles + FETCH + REFETCH * (blocks - 1))
+        cost += TRANSFORM * p * tiles * (c + filters)
+        if p * c * filters * 4 <= MAX_WEIGHT_BYTES and cost < 0.95 * best:
+            best, choice = cost, m
+    return choice
+
+
+def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
+    """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, in float64, rounded once."""
+    filters, channels = w.shape[:2]
+    panels = -(-filters // nr)
+    g = G[m]
+    out = np.zeros((len(g) ** 2, panels, channels, nr), np.float32)
+    step = max(1, (1 << 22) // (channels * 9))  # bounds the float64 temporary
+    for f in range(0, filters, nr * step):
+        part = w[f : f + nr * step].astype(np.float64)
+        u = np.einsum("ij,fcjk,lk->ilfc", g, part, g, optimize=True)
+        u = u.reshape(len(g) ** 2, *part.shape[:2])
+        for k in range(0, part.shape[0], nr):
+            piece = u[:, k : k + nr]
+            out[:, (f + k) // nr, :, : piece.shape[1]] = piece.transpose(0, 2, 1)
+    return out
+
+
+def lower(
+    low: Lowering,
+    x: Place,
+    wn: str,
+    bias: Place | None,
+    residual: Place | None,
+    y: Place,
+    win: Window,
+    m: int,
+    act: Activation | None,
+) -> None:
+    """Append the one step; ``wn`` names constant weights."""
+    from .conv import epilogue, pixel_strides
+
+    weight = np.ascontiguousarray(low.known[wn])
+    filters, channels = weight.shape[:2]
+    n, (oh, ow) = x.shape[0], y.shape[2:]
+    nr = low.vector("NR")
+    packed = low.packed(("winograd", wn, m), lambda: transform_weights(weight, m, nr))
+    plain = low.packed(("plain", wn), lambda: weight)
+    tiles_h, tiles_w = ceil(oh / m), ceil(ow / m)
+    tiles = n * tiles_h * tiles_w
+    panels = -(-filters // nr)
+    blocks = ceil(tiles / BLOCK_TILES)
+    macs = (m + 2) ** 2 * tiles * channels * filters
+    threads = low.threads_for(macs)
+    groups = 1
+    if blocks < 2 * threads:
+        # Few tiles: threads share the filters, and each transforms the input for itself.
+        groups = min(panels, ceil(threads / blocks))
+    elif threads > 1:
+        blocks = ceil(blocks / threads) * threads
+    block_tiles, block_panels = ceil(tiles / blocks), ceil(panels / groups)
+    xn, _, xh, xw = pixel_strides(x)
+    yn, _, yh, yw = pixel_strides(y)
+    rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
+    row = -(-channels // 16) * 16 + block_panels * nr
+    scratch = low.scratch(checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"))
+    params = dict(
+        n=n, h=x.shape[2], w=x.shape[3], channels=channels, x_n=xn, x_h=xh, x_w=xw,
+        oh=oh, ow=ow, filters=filters, y_n=yn, y_h=yh, y_w=yw, r_n=rn, r_h=rh, r_w=rw,
+        pad_h=win.pads[0], pad_w=win.pads[1], m=m, tiles_h=tiles_h, tiles_w=tiles_w,
+        block_tiles=block_tiles, block_panels=block_panels, **epilogue(act),
+    )  # fmt: skip
+    direct = 9 * n * oh * ow * channels * filters
+    low.step(
+        "winograd", params, [x, packed, plain, bias, residual, scratch, y], macs=direct,
+        threads=threads,
+    )  # fmt: skip
