@@ -440,6 +440,14 @@ def test_a_closed_pipe_is_quiet():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(("closed", "code"), [(1, 0), (2, 2)])
+def test_a_closed_stream_is_no_error_of_its_own(closed, code):
+    image = str(IMAGES / "digit_7.png") if closed == 1 else "nosuch.png"
+    command = f'"{sys.executable}" -m fastconv run "{LENET}" "{image}" {closed}>&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 def test_an_interrupt_is_quiet(call, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt

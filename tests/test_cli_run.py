@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -293,6 +294,7 @@ def test_a_bad_image_among_good_ones(call, tmp_path):
         (["{digit}", "--input", "input=nosuch.npy"], "nosuch.npy"),
         (["{digit}", "--input", "x"], "expected NAME=FILE.npy"),
         (["{digit}", "--input", "input={digit}"], "not a .npy file"),
+        (["{digit}", "--input", f"input={os.devnull}"], "not a regular file"),
     ],
 )
 def test_wrong_arguments_get_one_line(call, args, part):
@@ -343,6 +345,24 @@ def test_an_array_that_claims_to_be_huge(call, tmp_path):
     code, _, err = call("run", LENET, "--input", f"input={path}")
     assert code == 2
     assert "truncated" in err
+
+
+def test_an_array_for_an_input_that_the_model_has_not(call, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((1, 1, 28, 28), np.float32))
+    code, out, err = call("run", LENET, "--input", f"image={path}")
+    assert (code, out) == (2, "")
+    assert err == "fastconv: error: --input image: the model's inputs are input\n"
+
+
+@pytest.mark.parametrize(
+    "order", ["MODEL --json IMAGE", "MODEL IMAGE --json", "--json MODEL IMAGE"]
+)
+def test_options_may_stand_anywhere(call, order):
+    names = {"MODEL": LENET, "IMAGE": str(IMAGES / "digit_4.png")}
+    code, out, err = call("run", *[names.get(w, w) for w in order.split()])
+    assert (code, err) == (0, "")
+    assert best(out)[0]["label"] == "4"
 
 
 def test_arrays_instead_of_images(call, tmp_path):

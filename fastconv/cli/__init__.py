@@ -25,10 +25,24 @@ COMMANDS = (run, inspect, bench, verify, info)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Says what is wrong with the arguments in one line; takes options between positionals."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self._mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but ``MODEL --json IMAGE`` works too.
+
+        argparse itself gives the first positionals to IMAGE*, which is then content with none.
+        """
+        if self._mixing or not any(a.nargs == "*" for a in self._get_positional_actions()):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.split())
@@ -55,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 a negative answer (``inspect --check``, ``verify``), 2 a failure, 130 an
     interrupt and 141 a closed pipe.
     """
+    if sys.stdout is None:  # closed by whoever started the process
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:  # print(file=None) would write to stdout
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

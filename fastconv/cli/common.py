@@ -6,13 +6,14 @@ import argparse
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import text
-from ..errors import InputError, OptionError
+from ..errors import FastconvError, InputError, OptionError
 from ..sizes import checked_size
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def read_array(path: str) -> np.ndarray:
     from numpy.lib import format as npy
 
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path}: not a regular file")
         with open(path, "rb") as f:
             version = npy.read_magic(f)
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -185,7 +188,7 @@ def read_array(path: str) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{path}: cannot read: {e.strerror or e}") from None
-    except InputError:
+    except FastconvError:
         raise
     except (ValueError, EOFError, SyntaxError) as e:
         raise InputError(f"{path}: not a .npy file: {str(e).splitlines()[0]}") from None

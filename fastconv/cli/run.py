@@ -161,6 +161,10 @@ def prepare(
     from ..image import expand_paths, resolve
 
     model = session.model
+    names = ", ".join(i.name for i in model.inputs)
+    for name in session.arrays:
+        if all(i.name != name for i in model.inputs):
+            raise InputError(f"--input {name}: the model's inputs are {names}")
     free = [i for i in model.inputs if i.name not in session.arrays]
     if not args.images:
         if free:

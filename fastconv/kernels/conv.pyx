@@ -34,6 +34,8 @@ cdef struct ConvParams:
     int64_t channels, filters, group
     # From one group to the next, in floats.
     int64_t x_g, y_g, r_g
+    # Whether row r reads x + r * x_w, writes y + r * y_w and adds residual + r * r_w.
+    int32_t linear
     # Work is cut into blocks of rows × groups of weight panels.
     int64_t block_rows, block_panels
     int32_t act
@@ -79,8 +81,7 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t g, pb, j, j_end, r, r_end, tiles, k, mr, i, t, kd, kh, kw, id_, ih, iw, left
     cdef float* out[MR]
     cdef const float* res[MR]
-    cdef float* out_j[MR]
-    cdef const float* res_j[MR]
+    cdef const float** has_res = NULL
     cdef const float* base[MR]
     cdef int64_t d0[MR]
     cdef int64_t h0[MR]
@@ -88,13 +89,26 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef Pixel o
     cdef Epilogue e
     cdef int cols
-    cdef bint inside
+    cdef bint inside, safe
+    cdef int64_t offset
+    # Where the first and the last tap of a window lie, from its origin.
+    cdef Pixel low, high
+    low.d = min((p.kd - 1) * p.dilation_d, 0)
+    low.h = min((p.kh - 1) * p.dilation_h, 0)
+    low.w = min((p.kw - 1) * p.dilation_w, 0)
+    high.d = max((p.kd - 1) * p.dilation_d, 0)
+    high.h = max((p.kh - 1) * p.dilation_h, 0)
+    high.w = max((p.kw - 1) * p.dilation_w, 0)
     e.lo = p.lo
     e.hi = p.hi
     e.act = p.act
     e.alpha = p.alpha
     e.beta = p.beta
     e.bias = NULL
+    if residual != NULL:
+        has_res = res
+    for i in range(MR):
+        res[i] = NULL
     while unit < unit_end:
         g = unit // (panel_blocks * row_blocks)
         pb = unit // row_blocks % panel_blocks
@@ -110,45 +124,62 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
         for k in range(tiles):
             # Rows are spread evenly, so that no tile is left with one row.
             mr = (r_end - r + tiles - k - 1) // (tiles - k)
-            r += mr
-            for i in range(mr):
-                d0[i] = o.d * p.stride_d - p.pad_d
-                h0[i] = o.h * p.stride_h - p.pad_h
-                w0[i] = o.w * p.stride_w - p.pad_w
-                base[i] = x + g * p.x_g + o.n * p.x_n
-                out[i] = y + g * p.y_g + o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w
-                res[i] = NULL
-                if residual != NULL:
-                    res[i] = (residual + g * p.r_g + o.n * p.r_n + o.d * p.r_d + o.h * p.r_h
-                              + o.w * p.r_w)
-                next_pixel(p, &o)
-            t = 0
-            for kd in range(p.kd):
-                for kh in range(p.kh):
-                    for kw in range(p.kw):
-                        for i in range(mr):
-                            id_ = d0[i] + kd * p.dilation_d
-                            ih = h0[i] + kh * p.dilation_h
-                            iw = w0[i] + kw * p.dilation_w
-                            inside = (<uint64>id_ < <uint64>p.d and <uint64>ih < <uint64>p.h
-                                      and <uint64>iw < <uint64>p.w)
-                            table[t + i] = zeros
-                            if inside:
-                                table[t + i] = base[i] + id_ * p.x_d + ih * p.x_h + iw * p.x_w
-                        t += MR
-            for j in range(pb * p.block_panels, j_end):
+            j = pb * p.block_panels
+            if p.linear:
                 for i in range(mr):
-                    out_j[i] = out[i] + j * 2 * VW
-                    res_j[i] = res[i] + j * 2 * VW
+                    table[i] = x + g * p.x_g + (r + i) * p.x_w
+                    out[i] = y + g * p.y_g + (r + i) * p.y_w + j * 2 * VW
+                    if residual != NULL:
+                        res[i] = residual + g * p.r_g + (r + i) * p.r_w + j * 2 * VW
+            else:
+                safe = True
+                for i in range(mr):
+                    d0[i] = o.d * p.stride_d - p.pad_d
+                    h0[i] = o.h * p.stride_h - p.pad_h
+                    w0[i] = o.w * p.stride_w - p.pad_w
+                    base[i] = (x + g * p.x_g + o.n * p.x_n + d0[i] * p.x_d + h0[i] * p.x_h
+                               + w0[i] * p.x_w)
+                    safe = (safe and d0[i] + low.d >= 0 and d0[i] + high.d < p.d
+                            and h0[i] + low.h >= 0 and h0[i] + high.h < p.h
+                            and w0[i] + low.w >= 0 and w0[i] + high.w < p.w)
+                    out[i] = (y + g * p.y_g + o.n * p.y_n + o.d * p.y_d + o.h * p.y_h
+                              + o.w * p.y_w + j * 2 * VW)
+                    if residual != NULL:
+                        res[i] = (residual + g * p.r_g + o.n * p.r_n + o.d * p.r_d + o.h * p.r_h
+                                  + o.w * p.r_w + j * 2 * VW)
+                    next_pixel(p, &o)
+                t = 0
+                for kd in range(p.kd):
+                    for kh in range(p.kh):
+                        for kw in range(p.kw):
+                            id_ = kd * p.dilation_d
+                            ih = kh * p.dilation_h
+                            iw = kw * p.dilation_w
+                            offset = id_ * p.x_d + ih * p.x_h + iw * p.x_w
+                            if safe:
+                                for i in range(mr):
+                                    table[t + i] = base[i] + offset
+                            else:
+                                for i in range(mr):
+                                    inside = (<uint64>(d0[i] + id_) < <uint64>p.d
+                                              and <uint64>(h0[i] + ih) < <uint64>p.h
+                                              and <uint64>(w0[i] + iw) < <uint64>p.w)
+                                    table[t + i] = zeros
+                                    if inside:
+                                        table[t + i] = base[i] + offset
+                            t += MR
+            r += mr
+            while j < j_end:
                 left = p.filters - j * 2 * VW
                 cols = <int>min(left, 2 * VW)
                 if bias != NULL:
                     e.bias = bias + (g * panels + j) * 2 * VW
                 tile(<int>mr, table, taps, p.channels, weights + (g * panels + j) * panel_size,
-                     out_j, res_j if residual != NULL else NULL, &e, cols)
-
-
-
+                     out, has_res, &e, cols)
+                for i in range(mr):
+                    out[i] += 2 * VW
+                    res[i] += 2 * VW
+                j += 1
 
 
 def pack_conv(**values):
