@@ -54,8 +54,10 @@ def test_a_dense_block_copies_only_what_no_convolution_wrote():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=1, max_size=6),
-       st.integers(0, 99))
+@given(
+    st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=4), min_size=1, max_size=6),
+    st.integers(0, 99),
+)
 def test_concats_that_share_values_in_any_order_keep_them_apart(picks, seed):
     rng = np.random.default_rng(seed)
     consts, nodes, names, width = {}, [], ["x"], {"x": 4}
@@ -78,7 +80,7 @@ def test_buffers_alive_together_never_overlap(cases):
     arena = Arena([Buffer(ARENA, n, first=a, last=a + d) for n, a, d in cases])
     size = arena.layout()
     for i, b in enumerate(arena.buffers):
-        assert 0 <= b.offset
+        assert b.offset >= 0
         assert b.offset + b.nbytes <= size
         for o in arena.buffers[:i]:
             if b.first <= o.last and o.first <= b.last:

@@ -33,7 +33,7 @@ def fields_only(cls: C) -> C:
     return dataclasses.dataclass(init=False, repr=False, eq=False)(cls)  # type: ignore[return-value]
 
 
-@fields_only
+@dataclasses.dataclass(init=False, repr=False, eq=False)  # fields_only, for type checkers
 class Op:
     """Base of all operators. Attributes of the ONNX operator are dataclass fields.
 
@@ -85,7 +85,7 @@ class Op:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._values() == other._values()  # type: ignore[attr-defined]
+        return self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash((type(self), self._values()))

@@ -106,8 +106,8 @@ def resolve_window(
             need(
                 room >= 0,
                 lambda: (
-                    f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than the "
-                    f"padded input (spatial {list(spatial)}, pads {[*begin, *end]})"
+                    f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than "
+                    f"the padded input (spatial {list(spatial)}, pads {[*begin, *end]})"
                 ),
             )
         if room is None:

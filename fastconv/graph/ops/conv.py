@@ -59,8 +59,8 @@ class Conv(Op):
             need(
                 w.shape[1] * self.group == x.shape[1],
                 lambda: (
-                    f"input has {x.shape[1]} channels, weight {list(w.shape)} with group {self.group} "
-                    f"needs {w.shape[1] * self.group}"
+                    f"input has {x.shape[1]} channels, weight {list(w.shape)} with group "
+                    f"{self.group} needs {w.shape[1] * self.group}"
                 ),
             )
         if isinstance(w.shape[0], int):
@@ -70,12 +70,8 @@ class Conv(Op):
             )
         need(x.dtype == w.dtype, lambda: f"input {x} and weight {w} differ in dtype")
         if self.kernel_shape is not None:
-            need(
-                tuple(self.kernel_shape) == tuple(w.shape[2:]),
-                lambda: (
-                    f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}"
-                ),
-            )
+            given, own = list(self.kernel_shape), list(w.shape[2:])
+            need(given == own, lambda: f"kernel_shape {given} is not the weight's {own}")
         if len(types) > 2 and types[2] is not None and types[2].shape is not None:
             need(
                 types[2].shape == (w.shape[0],),
@@ -185,12 +181,8 @@ class ConvTranspose(Op):
                 lambda: f"channels of {x} do not divide by {self.group}",
             )
         if self.kernel_shape is not None:
-            need(
-                tuple(self.kernel_shape) == tuple(w.shape[2:]),
-                lambda: (
-                    f"kernel_shape {list(self.kernel_shape)} is not the weight's {list(w.shape[2:])}"
-                ),
-            )
+            given, own = list(self.kernel_shape), list(w.shape[2:])
+            need(given == own, lambda: f"kernel_shape {given} is not the weight's {own}")
         filters = w.shape[1] * self.group
         if len(types) > 2 and types[2] is not None and types[2].shape is not None:
             need(types[2].shape == (filters,), lambda: f"bias {types[2]} needs {filters} values")

@@ -26,3 +26,4 @@ norm: _Family
 pool: _Family
 reduce: _Family
 resize: _Family
+winograd: _Family

@@ -9,3 +9,4 @@ from ..base import norm as norm
 from ..base import pool as pool
 from ..base import reduce as reduce
 from ..base import resize as resize
+from ..base import winograd as winograd

@@ -1,7 +1,7 @@
 """3×3 convolutions of stride 1 by Winograd's algorithm, where that is cheaper.
 
-The cost of each way is counted in multiply-adds that take as long: products, transforms, and fetching
-the weights, which F(4×4) has four times as many of.
+The cost of each way is counted in multiply-adds that take as long: products, transforms, and
+fetching the weights, which F(4×4) has four times as many of.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def choose(
 
 
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
-    """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, in float64, rounded once."""
+    """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, made in float64."""
     filters, channels = w.shape[:2]
     panels = -(-filters // nr)
     g = G[m]
