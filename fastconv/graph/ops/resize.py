@@ -236,6 +236,7 @@ class Resize(Op):
         crop = mode == "tf_crop_and_resize"
         if out == size and abs(axis.scale - 1) < 1e-9 and (axis.start, axis.end) == (0.0, 1.0):
             return None
+        need(out <= MAX_TABLE, f"an axis of {out} elements is too long to interpolate")
         if self.mode == "nearest":
             # float32, as other engines compute it: which neighbour is nearest hangs on rounding.
             x = coordinates(mode, size, axis, np.float32)
@@ -270,7 +271,9 @@ class Resize(Op):
     def compute(self, xs):
         x = xs[0]
         shape = self.infer([None if v is None else TensorType(v.dtype, v.shape) for v in xs], xs)
-        checked_size(shape[0].shape, 8, "resized value")
+        size = checked_size(shape[0].shape, 8, "resized value")
+        if size == 0 and is_static(shape[0].shape):
+            return [np.zeros(shape[0].shape, x.dtype)]  # tables of its long axes would be useless
         tables = self.tables(x.shape, xs)
         blend = any(t.weight is not None for t in tables.values())
         y = x.astype(np.float64) if blend else x
