@@ -1,12 +1,11 @@
 """Normalisations and reductions on values with gaps between pixels, and on flattened ones."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from harness import ISAS
 
 from fastconv.graph import Graph, Node, Op, TensorType
+from fastconv.graph.op import fields_only
 from fastconv.graph.ops import norm, reduce
 from fastconv.plan.lowering import F32, lowers
 from fastconv.plan.memory import CHANNELS_LAST, FLAT, Place
@@ -15,7 +14,7 @@ from fastconv.runtime.engine import Engine
 GAP = 3
 
 
-@dataclasses.dataclass(frozen=True)
+@fields_only
 class WithGaps(Op):
     """Identity whose result lies channels-last with foreign floats after every pixel."""
 
@@ -38,7 +37,7 @@ def with_gaps(low, node):
     low.places[node.outputs[0], CHANNELS_LAST] = y
 
 
-@dataclasses.dataclass(frozen=True)
+@fields_only
 class Flattened(Op):
     """(N, C, ...) to (N, C * ...), left in memory as it is."""
 
