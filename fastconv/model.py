@@ -113,7 +113,7 @@ class Model:
         self.threads = check_threads(threads)
         if isinstance(disable, str):
             raise OptionError(f"disable={disable!r}: expected a list of names of passes")
-        disable = tuple(disable)
+        disable = tuple(disable or ())
         if isinstance(source, (bytes, bytearray, memoryview)):
             source = bytes(source)
         elif isinstance(source, (str, os.PathLike)):

@@ -112,6 +112,8 @@ BAD = {
     "MatMul: scalar": ("MatMul", [zeros(), zeros(3)], {}),
     "Add: no broadcast": ("Add", [zeros(2, 3), zeros(2, 4)], {}),
     "Add: dtypes": ("Add", [zeros(2), zeros(2, dtype=F64)], {}),
+    "Sum: absent input": ("Sum", [zeros(3), None, zeros(3)], {}),
+    "Concat: absent input": ("Concat", [zeros(3), None, zeros(3)], {"axis": 0}),
     "Where: no broadcast": ("Where", [zeros(2, dtype=bool), zeros(3), zeros(3)], {}),
     "Where: condition not bool": ("Where", [zeros(3), zeros(3), zeros(3)], {}),
     "PRelu: slope per nothing": ("PRelu", [X, zeros(3, 1, 1)], {}),

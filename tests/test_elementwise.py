@@ -294,6 +294,7 @@ TABLE = [
     ("Mod", [INTS, np.array([3, -3, 5], np.int8)], {}),
     ("Mod", [INTS, np.array([3, -3, 5], np.int8)], {"fmod": 1}),
     ("Mod", [X, np.array(1.5, F32)], {"fmod": 1}),
+    ("Mod", [X, np.array(-1.5, F32)], {}),
     *[(n, [np.round(X), np.round(normal(5, seed=3))], {})
       for n in ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"]],
     *[(n, list(BOOLS), {}) for n in ["And", "Or", "Xor", "Equal"]], ("Not", [BOOLS[0]], {}),
@@ -301,6 +302,8 @@ TABLE = [
     ("BitwiseNot", [INTS], {}),
     ("BitShift", [BITS, np.array([1, 2, 3], np.uint8)], {"direction": "LEFT"}),
     ("BitShift", [BITS, np.array([1, 2, 3], np.uint8)], {"direction": "RIGHT"}),
+    *[("BitShift", [INTS, np.array([1, -1, 9], np.int8)], {"direction": d})
+      for d in ["LEFT", "RIGHT"]],
     ("IsNaN", [ODD], {}), ("IsInf", [ODD], {}), ("IsInf", [ODD], {"detect_negative": 0}),
     ("IsInf", [ODD], {"detect_positive": 0}),
     ("Where", [X > 0, X, normal(5)], {}),
@@ -365,7 +368,7 @@ def of(dtype, *shape):
         (binary.Add(), [of(F32, 2, 3), of(F32, 2)], "do not broadcast"),
         (binary.Add(), [of(F32, 2), of(np.int32, 2)], "one dtype"),
         (binary.Sum(), [of(np.int32, 2)], "floating-point"),
-        (binary.Mod(), [of(F32, 2), of(F32, 2)], "fmod=1"),
+        (binary.BitShift(direction="LEFT"), [of(F32, 2), of(F32, 2)], "BitShift"),
         (binary.BitShift(direction="UP"), [of(np.uint8, 2)] * 2, "direction 'UP'"),
         (binary.BitwiseAnd(), [of(F32, 2)] * 2, "integer"),
         (logic.And(), [of(F32, 2)] * 2, "boolean"),

@@ -231,3 +231,37 @@ def test_if_runs_with_the_outer_values_that_its_branches_read():
     x = np.array([1, -2], np.float32)
     assert loaded(np.array(True), x).tolist() == [2, 0]
     assert loaded(np.array(False), x).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_loop_stacks_what_its_iterations_give(opset):
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["v", "x"], ["w"]),
+            helper.make_node("ReduceMean", ["w"], ["scalar"], keepdims=0),
+            helper.make_node("ReduceMean", ["w"], ["vector"], axes=[0, 1, 2], keepdims=0),
+            helper.make_node("Identity", ["c"], ["d"]),
+        ],
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("c", TensorProto.BOOL, []),
+            value("v", TensorProto.FLOAT, None),
+        ],
+        [
+            value("d", TensorProto.BOOL, []),
+            *[value(n, TensorProto.FLOAT, None) for n in ("w", "scalar", "vector", "w")],
+        ],
+    )
+    outputs = ["last", "scalars", "vectors", "all"]
+    node = helper.make_node("Loop", ["n", "go", "x"], outputs, body=body)
+    inits = [("n", np.array(3)), ("go", np.array(True))]
+    m = model([node], [("x", X.shape)], outputs, opset, inits=inits)
+    with pytest.warns(fastconv.FallbackWarning):
+        got = fastconv.load(m.SerializeToString()).run({"x": X})
+    states = np.stack([X * k for k in (2, 3, 4)])
+    np.testing.assert_allclose(got["last"], states[-1], rtol=1e-5)
+    np.testing.assert_allclose(got["all"], states, rtol=1e-5)
+    np.testing.assert_allclose(got["scalars"], states.mean((1, 2, 3, 4)), atol=1e-5)
+    np.testing.assert_allclose(got["vectors"], states.mean((1, 2, 3)), atol=1e-5)

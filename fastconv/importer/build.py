@@ -220,7 +220,8 @@ class Builder:
             draft.inputs.pop()
         least, most = cls.arity
         count = len(draft.inputs)
-        if count < least or (most >= 0 and count > most) or "" in draft.inputs[:least]:
+        missing = "" in (draft.inputs[:least] if most >= 0 else draft.inputs)
+        if count < least or (most >= 0 and count > most) or missing:
             raise ModelError(
                 f"{n.op_type} takes {least} to {most if most >= 0 else 'any number of'} inputs, "
                 f"got {list(n.inputs)}"

@@ -111,7 +111,7 @@ def infer_node(graph: Graph, node: Node, dims: Dims) -> list[TensorType]:
                 raise annotate(node, e, types) from None
         except FastconvError as e:
             raise annotate(node, e, types) from None
-        except (ValueError, IndexError, TypeError, OverflowError) as e:
+        except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as e:
             raise annotate(node, ShapeError(str(e)), types) from e
     else:
         # Rules know some tricks with symbols and others with unknown sizes.

@@ -136,14 +136,9 @@ class Pow(Binary):
 
 @register
 class Mod(Binary):
-    """Remainder with the sign of b, or of a with ``fmod=1`` (which floats require)."""
+    """Remainder with the sign of b, or of a with ``fmod=1`` (floats needed that below opset 28)."""
 
     fmod: int = 0
-
-    def infer(self, types, values):
-        kind = types[0].dtype.kind if types[0].dtype is not None else "i"
-        need(bool(self.fmod) or kind != "f", "Mod of floating-point tensors needs fmod=1")
-        return super().infer(types, values)
 
     def combine(self, a, b):
         return np.fmod(a, b) if self.fmod else np.remainder(a, b)
@@ -240,10 +235,14 @@ class BitwiseXor(Bitwise):
 
 @register
 class BitShift(Binary):
-    """Unsigned integers shifted by b bits, ``direction`` "LEFT" or "RIGHT"."""
+    """Integers shifted by b bits, ``direction`` "LEFT" or "RIGHT".
+
+    A negative number keeps its sign to the right. Shifting by less than 0 bits, or by all of them,
+    leaves the fill alone: 0, or −1 for a negative number to the right.
+    """
 
     direction: str
-    kinds = "u"
+    kinds = "iu"
 
     def infer(self, types, values):
         need(
