@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,18 @@ def concrete_shapes(
     axes of an image, what the model's metadata say of its images, else ``DEFAULT_SIDE``.
 
     Raises:
-        OptionError: ``shapes`` names no input of the model.
+        OptionError: ``shapes`` names no input of the model, or holds no whole numbers.
     """
     given = dict(shapes or {})
     unknown = [n for n in given if n not in {i.name for i in model.inputs}]
     if unknown:
         names = ", ".join(i.name for i in model.inputs) or "none"
         raise OptionError(f"shape for {unknown[0]!r}: the model's inputs are {names}")
+    for name, shape in given.items():
+        try:
+            given[name] = tuple(operator.index(d) for d in shape)
+        except TypeError:
+            raise OptionError(f"shape for {name!r}: {shape!r} is no list of sizes") from None
     result: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
     symbols: dict[str, int] = {}

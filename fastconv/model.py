@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,18 +109,19 @@ class Model:
             raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
         if fallback not in FALLBACKS:
             raise OptionError(f"fallback={fallback!r}: expected one of {', '.join(FALLBACKS)}")
-        if memory_limit is not None and (
-            not isinstance(memory_limit, int) or isinstance(memory_limit, bool) or memory_limit < 1
-        ):
-            raise OptionError(
-                f"memory_limit={memory_limit!r}: expected bytes, a number ≥ 1, or None"
-            )
+        memory_limit = _checked_limit(memory_limit)
         self.threads = check_threads(threads)
+        if isinstance(disable, str):
+            raise OptionError(f"disable={disable!r}: expected a list of names of passes")
         disable = tuple(disable)
         if isinstance(source, (bytes, bytearray, memoryview)):
             source = bytes(source)
-        else:
+        elif isinstance(source, (str, os.PathLike)):
             source = os.path.abspath(os.fspath(source))
+        else:
+            raise OptionError(
+                f"a model is given as a path or as bytes, not as {type(source).__name__}"
+            )
         self._source = source
         self._options = {
             "threads": threads,
@@ -204,6 +206,8 @@ class Model:
         Raises:
             InputError: a name, dtype, rank or shape does not fit.
         """
+        if isinstance(outputs, str):
+            raise InputError(f"outputs={outputs!r}: expected a list of names, [{outputs!r}]")
         if outputs is not None:
             known = {o.name for o in self.outputs}
             for name in outputs:
@@ -227,6 +231,9 @@ class Model:
             InputError: a dimension is not known, or does not fit the model.
         """
         types: dict[str, np.ndarray | TensorType] = {}
+        for name in shapes or {}:
+            if name not in self._types:
+                raise InputError(f"no input {name!r}; the model takes {', '.join(self._types)}")
         for i in self.inputs:
             shape = tuple((shapes or {}).get(i.name, i.shape or ()))
             sizes = tuple(d for d in shape if isinstance(d, int))
@@ -235,6 +242,8 @@ class Model:
                     f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
                     f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
                 )
+            if any(d < 0 for d in sizes):
+                raise InputError(f"input {i.name!r}: shape {_text(shape)} has a negative size")
             _check_shape(i.name, self._types[i.name], sizes)
             types[i.name] = TensorType(i.dtype, sizes)
         return self._engine.prepare(types)
@@ -267,6 +276,23 @@ class Model:
 
 def _unpickle(source: Any, options: dict[str, Any]) -> Model:
     return Model(source, **options)
+
+
+def _checked_limit(value: Any) -> int | None:
+    """``memory_limit`` as a plain int.
+
+    Raises:
+        OptionError: it is no number of bytes.
+    """
+    if value is None:
+        return None
+    try:
+        limit = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        limit = 0
+    if limit < 1:
+        raise OptionError(f"memory_limit={value!r}: expected bytes, a number ≥ 1, or None")
+    return limit
 
 
 def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:

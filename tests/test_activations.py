@@ -122,6 +122,8 @@ def test_error_in_units_of_the_last_place(kind, isa):
     with np.errstate(all="ignore"):
         exact = function(x.astype(np.float64))
     normal = (np.abs(exact) > 1.2e-38) & (np.abs(exact) < 3.4e38)
+    if kind == "sigmoid":
+        normal &= x > -87.33  # documented as 0 below
     got, exact = apply(Activation(kind, 1.0), x, isa)[normal], exact[normal]
     error = np.abs(got - exact) / np.spacing(np.abs(exact).astype(F32))
     # Without fused multiply-add every polynomial rounds twice as often.

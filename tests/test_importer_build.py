@@ -65,6 +65,15 @@ OLD_FORMS = {
     "Upsample-7": (
         7, helper.make_node("Upsample", ["x"], ["y"], mode="nearest", scales=[1.0, 1.0, 2.0, 3.0]),
     ),
+    "Resize-10": (
+        10, helper.make_node("Resize", ["x", "grow"], ["y"], mode="nearest"),
+    ),
+    "Resize-10 smaller": (
+        10, helper.make_node("Resize", ["x", "shrink"], ["y"], mode="nearest"),
+    ),
+    "Resize-10 linear": (
+        10, helper.make_node("Resize", ["x", "shrink"], ["y"], mode="linear"),
+    ),
     "Dropout-7": (7, helper.make_node("Dropout", ["x"], ["y"], ratio=0.4)),
 }  # fmt: skip
 
@@ -73,7 +82,9 @@ OLD_FORMS = {
 def test_an_old_form_of_an_operator_means_what_it_meant(case):
     opset, node = OLD_FORMS[case]
     x = np.zeros((1, 3, 1, 8), np.float32) + X[:1, :, :1] if "s" in node.input else X
-    m = model([node], [(node.input[0], x.shape)], list(node.output), opset)
+    scales = {"grow": (1, 1, 2, 2.5), "shrink": (1, 1, 0.6, 0.4)}
+    consts = [(n, np.array(s, np.float32)) for n, s in scales.items() if n in node.input]
+    m = model([node], [(node.input[0], x.shape)], list(node.output), opset, inits=consts)
     same_as_onnxruntime(m, x)
 
 
@@ -159,6 +170,17 @@ def test_an_inconsistent_graph_is_refused_with_its_reason(case):
 def test_an_attribute_that_nobody_reads_is_refused():
     with pytest.raises(UnsupportedError, match="colour"):
         graph_of(model([helper.make_node("Relu", ["x"], ["b"], colour=3)], [("x", [2])], ["b"]))
+
+
+@pytest.mark.parametrize(
+    ("opset", "outputs", "attrs"),
+    [(9, ["y", "m", "v", "sm", "sv"], {}), (15, ["y", "m", "v"], {"training_mode": 1})],
+)
+def test_batch_normalization_in_training_mode_is_refused(opset, outputs, attrs):
+    node = helper.make_node("BatchNormalization", ["x", *"abcd"], outputs, **attrs)
+    inits = [(n, np.ones(3, np.float32)) for n in "abcd"]
+    with pytest.raises(UnsupportedError, match="training mode"):
+        graph_of(model([node], [("x", X.shape)], ["y"], opset, inits=inits))
 
 
 def test_an_opset_before_7_is_refused():

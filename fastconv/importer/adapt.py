@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsupportedError
+from ..graph.ops.resize import OPSET_10
 
 
 class Draft:
@@ -93,7 +94,22 @@ def _batch_normalization(d: Draft) -> None:
     if d.attrs.pop("spatial", 1) != 1:
         raise UnsupportedError("BatchNormalization with spatial=0 (opset below 9) is not supported")
     d.attrs.pop("is_test", None)
-    del d.outputs[1:]  # only written in training
+    if any(d.outputs[1:]):
+        _refuse_statistics()
+    del d.outputs[1:]
+
+
+@until(1 << 30, "BatchNormalization")
+def _batch_statistics(d: Draft) -> None:
+    if d.attrs.get("training_mode") == 1:
+        _refuse_statistics()
+
+
+def _refuse_statistics() -> None:
+    raise UnsupportedError(
+        "BatchNormalization in training mode (training_mode=1, or more than one output below "
+        "opset 14) computes statistics of the batch; export the model in evaluation mode"
+    )
 
 
 @until(10, "Slice")
@@ -153,10 +169,13 @@ def _upsample(d: Draft) -> None:
 
 @until(11, "Resize")
 def _old_resize(d: Draft) -> None:
-    """Resize-10 and Upsample: output pixel i reads input pixel i / scale, rounded down."""
+    """Resize-10 and Upsample: output pixel i reads input pixel i / scale.
+
+    Nearest rounds that down, or up where an axis shrinks, as the examples of Resize-10 do.
+    """
     d.inputs[1:] = ["", *d.inputs[1:2]]
     d.attrs["coordinate_transformation_mode"] = "asymmetric"
-    d.attrs["nearest_mode"] = "floor"
+    d.attrs["nearest_mode"] = OPSET_10
     if d.attrs.get("mode") == "bilinear":
         d.attrs["mode"] = "linear"
 

@@ -213,6 +213,9 @@ class Builder:
         if cls is None:
             return self._foreign(n, name, opsets)
         op = make_op(cls, draft.attrs, n)
+        parts = getattr(op, "num_outputs", None)
+        if parts is not None and parts != len(draft.outputs):
+            raise ModelError(f"num_outputs is {parts}, but {len(draft.outputs)} outputs are named")
         while draft.inputs and not draft.inputs[-1]:
             draft.inputs.pop()
         least, most = cls.arity

@@ -60,7 +60,7 @@ class Foreign(Op):
         names = [*self.node.inputs, *self.captured]
         feeds = {n: x for n, x in zip(names, xs, strict=True) if n and x is not None}
         outs = dict(zip(session.output_names, session.run(None, feeds), strict=True))
-        return [outs.get(n) for n in self.node.outputs]
+        return [text_as_objects(outs.get(n)) for n in self.node.outputs]
 
     def _make_session(self) -> Any:
         try:
@@ -85,6 +85,13 @@ class Foreign(Op):
         except (NotImplementedError, RuntimeError, ValueError, KeyError, TypeError) as e:
             message = str(e).splitlines()[0]
             raise UnsupportedError(f"{self.label}: onnx.reference cannot run it: {message}") from e
+
+
+def text_as_objects(value: Any) -> Any:
+    """An array of text as objects, which is how strings are fed and read from files."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return value.astype(object)
+    return value
 
 
 def node_to_onnx(node: NodeDef, model: Model) -> Any:

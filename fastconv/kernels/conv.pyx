@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport MR, VW
 from fastconv.kernels.tile cimport Epilogue, tile
+from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 
 ctypedef unsigned long long uint64
@@ -36,6 +37,8 @@ cdef struct ConvParams:
     int64_t x_g, y_g, r_g
     # Whether row r reads x + r * x_w, writes y + r * y_w and adds residual + r * r_w.
     int32_t linear
+    # Whether output rows follow one another, y_w apart.
+    int32_t y_linear
     # Work is cut into blocks of rows × groups of weight panels.
     int64_t block_rows, block_panels
     int32_t act
@@ -90,7 +93,7 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef Epilogue e
     cdef int cols
     cdef bint inside, safe
-    cdef int64_t offset
+    cdef int64_t offset, columns
     # Where the first and the last tap of a window lie, from its origin.
     cdef Pixel low, high
     low.d = min((p.kd - 1) * p.dilation_d, 0)
@@ -101,9 +104,6 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     high.w = max((p.kw - 1) * p.dilation_w, 0)
     e.lo = p.lo
     e.hi = p.hi
-    e.act = p.act
-    e.alpha = p.alpha
-    e.beta = p.beta
     e.bias = NULL
     if residual != NULL:
         has_res = res
@@ -180,6 +180,16 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                     out[i] += 2 * VW
                     res[i] += 2 * VW
                 j += 1
+            if p.act > ACT_CLIP:
+                # The rows are in the nearest cache still. (In the tile, a call would cost it its
+                # registers.)
+                left = (j_end - pb * p.block_panels) * 2 * VW
+                columns = min(p.filters - pb * p.block_panels * 2 * VW, left)
+                if p.y_linear and p.y_w == columns:
+                    activate(p.act, p.alpha, p.beta, out[0] - left, mr * columns)
+                else:
+                    for i in range(mr):
+                        activate(p.act, p.alpha, p.beta, out[i] - left, columns)
 
 
 def pack_conv(**values):

@@ -40,6 +40,7 @@ cdef extern from "simd.h" nogil:
     vf v_select(vi m, vf a, vf b)
     vi v_to_int(vf a)
     vf v_to_float(vi a)
+    vf v_recip(vf a)
     void v_fence()
     float v_hsum(vf a)
     float v_hmax(vf a)

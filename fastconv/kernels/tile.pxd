@@ -8,16 +8,12 @@ live in registers. Each output element is summed in one fixed order, whatever ``
 """
 
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 
 cdef struct Epilogue:
     const float* bias       # the panel's 2*VW biases, or NULL
     float lo                # clip bounds, applied to every output
     float hi
-    int act                 # what follows: ACT_NONE and ACT_CLIP are done by the bounds
-    float alpha
-    float beta
 
 
 cdef inline void tile_body(
@@ -114,7 +110,6 @@ cdef inline void tile(
     ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i]``
     where row ``i`` writes its ``cols`` (1..2*VW) floats; ``res[i]`` what is added first, if any.
     """
-    cdef int i
     if cols > VW:
         if mr == 1: tile_body(1, 2, rows, taps, channels, w, out, res, e, cols)
         elif mr == 2: tile_body(2, 2, rows, taps, channels, w, out, res, e, cols)
@@ -141,7 +136,3 @@ cdef inline void tile(
         elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, rows, taps, channels, w, out, res, e, cols)
         else: tile_body(12 if MR >= 12 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-    # Rows are in the nearest cache still. In the tile itself a call would cost it its registers.
-    if e.act > ACT_CLIP:
-        for i in range(mr):
-            activate(e.act, e.alpha, e.beta, out[i], cols)

@@ -218,9 +218,6 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
     e.bias = NULL
     e.lo = -INFINITY
     e.hi = INFINITY
-    e.act = 0
-    e.alpha = 0
-    e.beta = 0
     while unit < end:
         t0 = unit // groups * p.block_tiles
         t1 = min(t0 + p.block_tiles, tiles)

@@ -97,7 +97,8 @@ class Dims:
             key: tuple[Any, ...] = (size, s, 0 if same else total)
             if transposed or getattr(op, "ceil_mode", False):
                 more = [getattr(op, f, None) for f in ("output_padding", "output_shape")]
-                key += (kernel[a], dilations[a], pads[a], *(m[a - n] if m else 0 for m in more))
+                key += (kernel[a], dilations[a], pads[a])
+                key += tuple(m[a - n] if m and len(m) >= n else 0 for m in more)
             elif same:
                 out = _floored(size, s - 1, s, 0)
             else:

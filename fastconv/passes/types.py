@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..errors import FastconvError, ShapeError, UnsupportedError
+from ..errors import FastconvError, MemoryLimitError, ShapeError, UnsupportedError
 from ..graph import UNKNOWN, Dim, Graph, Node, SymbolicError, TensorType, is_static
 from ..graph.core import annotate
 from ..sizes import checked_size
@@ -123,6 +123,13 @@ def infer_node(graph: Graph, node: Node, dims: Dims) -> list[TensorType]:
                 continue
             except (AttributeError, ArithmeticError, NotImplementedError):
                 continue
+    if (
+        found is not None
+        and len(found) < len(node.outputs)
+        and all(t is None or t.static for t in types)
+    ):
+        count, named = len(found), len(node.outputs)
+        raise annotate(node, ShapeError(f"it gives {count} outputs, but {named} are named"), types)
     found = list(found if found is not None else _fallback(node, types))[: len(node.outputs)]
     found += [UNKNOWN] * (len(node.outputs) - len(found))
     return dims.of_node(node, types, found)
@@ -214,6 +221,8 @@ def _folded(graph: Graph, node: Node, dims: Dims) -> list[np.ndarray] | None:
         if all(t is None or t.static for t in types):
             raise annotate(node, ShapeError(str(e)), types) from e
         return None
+    except MemoryError as e:
+        raise MemoryLimitError(f"{node}: {e}") from None
 
 
 def _affordable(

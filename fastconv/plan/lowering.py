@@ -293,9 +293,10 @@ class Lowering:
 
     def constant(self, array: np.ndarray) -> Place:
         """A constant array as a place; kept alive by the plan."""
-        array = np.ascontiguousarray(array)
+        shape = array.shape
+        array = np.ascontiguousarray(array)  # which makes a list of a scalar
         self.keep.append(array)
-        return Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
+        return Place(Buffer(CONST, array.nbytes, array), 0, shape, array.dtype)
 
     def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
         """A constant made once per model from weights: ``make()`` runs when ``key`` is new.

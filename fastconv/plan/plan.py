@@ -86,9 +86,15 @@ def make_plan(
     low.slices = _slices(low, live, set(inputs))
     for node in live:
         low.node = node
-        lower = LOWER.get(type(node.op))
-        if lower is None or lower(low, node) is False:
-            _python(low, node)
+        try:
+            lower = LOWER.get(type(node.op))
+            if lower is None or lower(low, node) is False:
+                _python(low, node)
+        except FastconvError as e:
+            ins = [value_type(i, types, known) if i else None for i in node.inputs]
+            raise annotate(node, e, ins) from None
+        except MemoryError as e:
+            raise MemoryLimitError(f"{node}: {e}") from None
     low.node = None
     for name in results:
         _deliver(low, name)
@@ -104,7 +110,11 @@ def make_plan(
     for s in low.steps:
         if s.function is None:
             k = table[s.kernel]
-            entry = (k.address, k.pack(**s.params), [reference(p) for p in s.places], s.threads)
+            try:
+                params = k.pack(**s.params)
+            except OverflowError as e:
+                raise ShapeError(f"{s.node}: a size or an attribute is too large: {e}") from None
+            entry = (k.address, params, [reference(p) for p in s.places], s.threads)
         else:
             entry = (0, b"", [], 1)
         entries.append(entry)
@@ -136,6 +146,8 @@ def resolve(
                 check_outputs(node, ins, values, limit)
                 folded = node.op.compute(values)
             if folded is not None:
+                if len(folded) < len(node.outputs):
+                    raise too_few(node, len(folded))
                 for name, array in zip(node.outputs, folded, strict=False):
                     if name:
                         known[name] = array
@@ -146,8 +158,14 @@ def resolve(
             continue
         except FastconvError as e:
             raise annotate(node, e, ins) from None
+        except MemoryError as e:
+            raise MemoryLimitError(f"{node}: {e}") from None
         except (ValueError, IndexError, TypeError, OverflowError) as e:
             raise annotate(node, ShapeError(str(e)), ins) from e
+        except Exception as e:  # onnx.reference raises whatever it likes
+            raise annotate(node, ModelError(f"{type(e).__name__}: {e}"), ins) from e
+        if len(outs) < len(node.outputs):
+            raise annotate(node, too_few(node, len(outs)), ins)
         if all(t.static for t, name in zip(outs, node.outputs) if name):
             for name, t in zip(node.outputs, outs, strict=False):
                 if name:
@@ -156,6 +174,11 @@ def resolve(
         else:
             late.append(node)
     return ready, late
+
+
+def too_few(node: Node, count: int) -> ShapeError:
+    """The error for a node that computes fewer values than it names (a Split's)."""
+    return ShapeError(f"it gives {count} outputs, but {len(node.outputs)} are named")
 
 
 def check_outputs(

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from .. import knobs
-from ..errors import FastconvError, MemoryLimitError, ModelError
+from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
-from ..plan import PackCache, Plan, annotate, make_plan
+from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
+from ..sizes import machine_memory
 from .executor import Context, Program
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
@@ -113,8 +114,11 @@ class Prepared:
         for i, name in self.inputs:
             externals[i] = feeds[name]
         result = {}
-        for i, name, shape, dtype in self.outputs:
-            result[name] = externals[i] = np.empty(shape, dtype)
+        try:
+            for i, name, shape, dtype in self.outputs:
+                result[name] = externals[i] = np.empty(shape, dtype)
+        except MemoryError as e:
+            raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
         if _survivor is not None and self._needs_worker():
             self._run_in_worker(externals, times)
             return result
@@ -182,8 +186,14 @@ def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
         assert step.function is not None
         results = compute(step.node, step.function, views[:n])
         for target, result in zip(views[n:], results, strict=False):
-            if target is not None:
-                target[...] = result
+            if target is None:
+                continue
+            if np.shape(result) != target.shape:  # assignment would broadcast it
+                raise ShapeError(
+                    f"{step.node}: computed shape {list(np.shape(result))}, but its inputs' shapes "
+                    f"promise {list(target.shape)}"
+                )
+            target[...] = result
 
     return call
 
@@ -269,7 +279,7 @@ class Engine:
         for name, array in feeds.items():
             values.setdefault(name, array.value if isinstance(array, Opaque) else array)
         for node in plan.eager:
-            run_node(node, values, self.graph.consts)
+            run_node(node, values, self.graph.consts, self.memory_limit)
         if plan.rest is not None:
             rest = self._run_rest(plan.rest, values, profile)
             fresh.update(map(id, rest.values()))
@@ -282,7 +292,10 @@ class Engine:
         if id(array) in fresh:
             fresh.discard(id(array))
             return array
-        return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
+        try:
+            return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
+        except MemoryError as e:
+            raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
     def _run_rest(
         self, rest: Graph, values: Mapping[str, Any], profile: list[Any] | None
@@ -333,12 +346,31 @@ def compute(node: Node | None, function: Callable[..., Any], ins: Sequence[Any])
         raise annotate(node, error, types) from e
 
 
-def run_node(node: Node, values: dict[str, Any], consts: Mapping[str, np.ndarray]) -> None:
-    """Run one node in Python on the values at hand, and add its outputs to them."""
+def run_node(
+    node: Node,
+    values: dict[str, Any],
+    consts: Mapping[str, np.ndarray],
+    memory_limit: int | None = None,
+) -> None:
+    """Run one node in Python on the values at hand, and add its outputs to them.
+
+    Raises:
+        MemoryLimitError: its outputs alone would pass ``memory_limit``, or the machine's memory.
+    """
     ins: Sequence[Any] = [
         None if not i else values[i] if i in values else consts[i] for i in node.inputs
     ]
-    outs = compute(node, node.op.compute, ins)
+    limit = memory_limit or machine_memory()
+
+    def checked(arrays: Sequence[Any]) -> Any:
+        if all(a is None or isinstance(a, np.ndarray) for a in arrays):
+            types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
+            check_outputs(node, types, arrays, limit)
+        return node.op.compute(arrays)
+
+    outs = compute(node, checked, ins)
+    if len(outs) < len(node.outputs):
+        raise ShapeError(f"{node}: {too_few(node, len(outs))}")
     for name, out in zip(node.outputs, outs, strict=False):
         if name:
             values[name] = np.asarray(out) if not isinstance(out, list) else out

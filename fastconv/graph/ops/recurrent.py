@@ -107,6 +107,13 @@ class Recurrent(Op):
             shapes["W"] = (w, (d, self.gates * h if type(h) is int else None, x.shape[2]))
         if len(types) > 3 and types[3] is not None and types[3].shape is not None:
             shapes["B"] = (types[3], (d, 2 * self.gates * h if type(h) is int else None))
+        batch = x.shape[0 if self.layout else 1]
+        state = (batch, d, h) if self.layout else (d, batch, h)
+        peepholes = (d, 3 * h if type(h) is int else None)
+        more = (("sequence_lens", (batch,)), ("initial_h", state), ("initial_c", state))
+        for k, (name, expected) in enumerate((*more, ("P", peepholes)), 4):
+            if len(types) > k and types[k] is not None and types[k].shape is not None:
+                shapes[name] = (types[k], expected)
         for name, (t, wanted) in shapes.items():
             need(len(t.shape) == len(wanted), f"{name} {t} must have rank {len(wanted)}")
             for have, want in zip(t.shape, wanted, strict=True):

@@ -35,6 +35,8 @@ def resolve_axes(axes: np.ndarray | None, noop: int, rank: int) -> tuple[int, ..
     Raises:
         ShapeError: an axis is out of range, or given twice.
     """
+    if axes is not None:
+        need(axes.dtype.kind in "iu", f"axes must be integers, not {axes.dtype}")
     wanted = [] if axes is None else [int(a) for a in np.ravel(axes)]
     if not wanted:
         return () if noop else tuple(range(rank))

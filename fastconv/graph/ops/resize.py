@@ -28,6 +28,8 @@ COORDINATES = (
     "tf_crop_and_resize",
 )
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+#: The rounding of Resize-10, which had no attribute for it: down, or up where an axis shrinks.
+OPSET_10 = "opset 10"
 POLICIES = ("stretch", "not_larger", "not_smaller")
 #: More taps than this for one output element would be a mistake (or an attack).
 MAX_TABLE = 1 << 28
@@ -134,7 +136,7 @@ class Resize(Op):
         for name, known in (
             ("mode", ("nearest", "linear", "cubic")),
             ("coordinate_transformation_mode", COORDINATES),
-            ("nearest_mode", NEAREST),
+            ("nearest_mode", (*NEAREST, OPSET_10)),
             ("keep_aspect_ratio_policy", POLICIES),
         ):
             value = getattr(self, name)
@@ -236,6 +238,7 @@ class Resize(Op):
         crop = mode == "tf_crop_and_resize"
         if out == size and abs(axis.scale - 1) < 1e-9 and (axis.start, axis.end) == (0.0, 1.0):
             return None
+        need(out <= MAX_TABLE, f"an axis of {out} elements is too long to interpolate")
         if self.mode == "nearest":
             # float32, as other engines compute it: which neighbour is nearest hangs on rounding.
             x = coordinates(mode, size, axis, np.float32)
@@ -247,7 +250,10 @@ class Resize(Op):
         # Coordinates far outside (a roi can name any) all mean the same; keep them small.
         x = np.clip(np.nan_to_num(x), -4.0 - size, 2.0 * size + 4)
         if self.mode == "nearest":
-            index = np.clip(nearest_index(x, self.nearest_mode).astype(np.int64), 0, last)
+            rounding = self.nearest_mode
+            if rounding == OPSET_10:
+                rounding = "ceil" if axis.scale < 1 else "floor"
+            index = np.clip(nearest_index(x, rounding).astype(np.int64), 0, last)
             return AxisTable(index[:, None], None, outside)
         support, function = (1, triangle) if self.mode == "linear" else (2, cubic)
         stretch = min(axis.scale, 1.0) if self.antialias else 1.0
@@ -270,7 +276,9 @@ class Resize(Op):
     def compute(self, xs):
         x = xs[0]
         shape = self.infer([None if v is None else TensorType(v.dtype, v.shape) for v in xs], xs)
-        checked_size(shape[0].shape, 8, "resized value")
+        size = checked_size(shape[0].shape, 8, "resized value")
+        if size == 0 and is_static(shape[0].shape):
+            return [np.zeros(shape[0].shape, x.dtype)]  # tables of its long axes would be useless
         tables = self.tables(x.shape, xs)
         blend = any(t.weight is not None for t in tables.values())
         y = x.astype(np.float64) if blend else x

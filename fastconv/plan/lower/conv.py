@@ -261,12 +261,13 @@ def emit(
     yn, yd, yh, yw = y_strides or pixel_strides(y)
     rn, rd, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
     d, h, w = triple(x.shape[2:], 1)
+    y_linear = (yh, yd, yn) == (out[2] * yw, out[1] * out[2] * yw, prod(out) * yw)
     linear = (
-        kernel == (1, 1, 1)
+        y_linear
+        and kernel == (1, 1, 1)
         and strides == (1, 1, 1)
         and pads == (0, 0, 0)
         and out == (d, h, w)
-        and (yd, yh, yn) == (h * w * yw, w * yw, d * h * w * yw)
     )
     params = dict(
         n=n, d=d, h=h, w=w, x_n=xn, x_d=xd, x_h=xh, x_w=xw,
@@ -276,7 +277,7 @@ def emit(
         dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
         pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
         channels=channels, filters=filters, group=group,
-        x_g=channels, y_g=filters, r_g=filters, linear=int(linear),
+        x_g=channels, y_g=filters, r_g=filters, linear=int(linear), y_linear=int(y_linear),
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))

@@ -99,7 +99,7 @@ def product(
     none = dict.fromkeys(ZEROS, 0)
     params = dict(
         **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch,
-        linear=1, x_g=m * k if x_batch is None else x_batch, y_g=m * n,
+        linear=1, y_linear=1, x_g=m * k if x_batch is None else x_batch, y_g=m * n,
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", 1), lambda: aligned_zeros((1,)))
