@@ -7,6 +7,7 @@ compiler the build says so and makes a single-threaded engine. ``FASTCONV_BUILD_
 separated) restricts the instruction sets while developing.
 """
 
+import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 
+from Cython import __version__ as cython_version
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -43,6 +45,8 @@ DIRECTIVES = {
     "initializedcheck": False,
     "freethreading_compatible": True,
 }
+C_FILES = "build/c"
+CYTHON_OPTIONS = {"include_path": ["."], "build_dir": C_FILES, "quiet": True}
 CFLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition", "-g0"]
 KERNEL_FLAGS = ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
 
@@ -123,16 +127,39 @@ class BuildExt(build_ext):
         return ["-fopenmp"]
 
 
+def fingerprint() -> str:
+    """A digest of all that the generated C files depend on."""
+    digest = hashlib.sha256(f"{cython_version} {DIRECTIVES} {CYTHON_OPTIONS}".encode())
+    for path in sorted(p for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".pyx", ".pxd")):
+        digest.update(f"\n{path.relative_to(ROOT).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def modules() -> list[Extension]:
+    """The extensions with their C files, which are generated unless they are there already.
+
+    Cython goes by time stamps, also of its own files, and pip installs Cython anew for every build:
+    it would generate, and the compiler would compile, everything again for the same sources.
+    """
     (ROOT / GENERATED).mkdir(parents=True, exist_ok=True)
-    return cythonize(
-        extensions(),
+    exts = extensions()
+    stamp = ROOT / C_FILES / "fingerprint"
+    if stamp.exists() and stamp.read_text() == fingerprint():
+        generated = [f"{C_FILES}/{ext.sources[0].removesuffix('.pyx')}.c" for ext in exts]
+        if all((ROOT / c).exists() for c in generated):
+            for ext, c in zip(exts, generated):
+                ext.sources = [c]
+            return exts
+    stamp.unlink(missing_ok=True)
+    exts = cythonize(
+        exts,
         nthreads=multiprocessing.cpu_count() if sys.platform == "linux" else 0,
         compiler_directives=DIRECTIVES,
-        include_path=["."],
-        build_dir="build/c",
-        quiet=True,
+        **CYTHON_OPTIONS,
     )
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(fingerprint())
+    return exts
 
 
 packages = [
