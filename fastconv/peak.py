@@ -67,12 +67,8 @@ def _conv_rate(threads: int, isa: str, channels: int, panels: int) -> float:
         stride_d=1, stride_h=1, stride_w=1, dilation_d=1, dilation_h=1, dilation_w=1,
         pad_d=0, pad_h=0, pad_w=0, channels=channels, filters=filters, group=1,
         linear=0, y_linear=0, x_g=channels, y_g=filters, r_g=filters,
-<<<<<<< HEAD
         block_rows=block, block_panels=panels,
         act=0, lo=-inf, hi=inf, alpha=0.0, beta=0.0,
-=======
-        block_rows=block, block_panels=panels, act=0, lo=-inf, hi=inf, alpha=0.0, beta=0.0,
->>>>>>> house
     )  # fmt: skip
     x = aligned_zeros((channels,)) + np.float32(0.5)
     weights = aligned_zeros((panels, channels, sizes["NR"]))
