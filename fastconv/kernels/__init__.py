@@ -66,6 +66,11 @@ def chosen_isa() -> str:
     """
     wanted = knobs.ISA.get()
     runnable = runnable_isas()
+    if not runnable:
+        raise OptionError(
+            f"this installation has kernels for {', '.join(built_isas()) or 'nothing'} alone, which "
+            "this CPU cannot run: install fastconv again on this machine"
+        )
     if wanted is None:
         return runnable[-1]
     if wanted not in runnable:
