@@ -67,9 +67,10 @@ def chosen_isa() -> str:
     wanted = knobs.ISA.get()
     runnable = runnable_isas()
     if not runnable:
+        built = ", ".join(built_isas()) or "nothing"
         raise OptionError(
-            f"this installation has kernels for {', '.join(built_isas()) or 'nothing'} alone, which "
-            "this CPU cannot run: install fastconv again on this machine"
+            f"this installation has kernels for {built} alone, which this CPU cannot run: "
+            "install fastconv again on this machine"
         )
     if wanted is None:
         return runnable[-1]
