@@ -283,4 +283,4 @@ def _deliver(low: Lowering, name: str) -> None:
         low.step("copy_rows", row, [source, target], work=source.nbytes)
 
 
-__all__ = ["ModelError", "Plan", "annotate", "make_plan"]
+__all__ = ["Plan", "check_outputs", "make_plan"]

@@ -88,7 +88,7 @@ class Future:
 class Prepared:
     """A plan with its program and the contexts that wait to be used again."""
 
-    def __init__(self, plan: Plan, max_threads: int) -> None:
+    def __init__(self, plan: Plan) -> None:
         steps = [
             (*entry, None if step.function is None else python_function(step))
             for step, entry in zip(plan.steps, plan.entries, strict=True)
@@ -247,7 +247,7 @@ class Engine:
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
                     self.strict,
                 )  # fmt: skip
-                prepared = Prepared(plan, self.threads)
+                prepared = Prepared(plan)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
