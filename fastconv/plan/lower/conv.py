@@ -16,7 +16,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import depthwise, winograd
+from . import depthwise, vector, winograd
 
 INF = float("inf")
 
@@ -24,6 +24,7 @@ INF = float("inf")
 PANEL_BYTES = 1 << 20
 #: Rows of one unit of work: enough tiles to pay for fetching its weights.
 BLOCK_ROWS = 96
+ROW_CHOICES = (BLOCK_ROWS, BLOCK_ROWS // 2, 2 * BLOCK_ROWS)
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
 
@@ -80,11 +81,21 @@ def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
     return out
 
 
-def blocks(rows: int, panels: int, panel_bytes: int, mr: int) -> tuple[int, int]:
-    """How work is cut: (rows per block, panels per block)."""
+def blocks(
+    rows: int, panels: int, panel_bytes: int, mr: int, least_rows: int = BLOCK_ROWS
+) -> tuple[int, int]:
+    """How work is cut: (rows per block, about ``least_rows``; panels per block)."""
     block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
-    n = max(1, round(rows / BLOCK_ROWS))
+    n = max(1, round(rows / least_rows))
     return max(mr, ceil(rows / n)), block_panels
+
+
+def least_rows(low: Lowering, rows: int) -> int:
+    """About how many rows a block has: ``BLOCK_ROWS`` unless half or twice as many were faster."""
+    if rows <= BLOCK_ROWS // 2:
+        return BLOCK_ROWS
+    cost = {f"rows{n}": c for n, c in zip(ROW_CHOICES, (1.0, 1.01, 1.02), strict=True)}
+    return int(low.choose("rows", cost).removeprefix("rows"))
 
 
 @lowers(Conv)
@@ -107,6 +118,10 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
+    if fixed and vector.lower_conv(
+        low, x, wn, lambda: bias_place(low, bn, group), r, y, win, group, op.activation
+    ):
+        return
     m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
@@ -252,7 +267,7 @@ def emit(
         return
     nr, mr = low.vector("NR"), low.vector("MR")
     panels = -(-filters // nr)
-    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr)
+    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, least_rows(low, rows))
     if low.threads > 1:
         # Enough units for every thread to get an even share.
         while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:

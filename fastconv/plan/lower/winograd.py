@@ -28,6 +28,8 @@ BLOCK_TILES = 48
 MAX_WEIGHT_BYTES = 256 << 20
 
 SQRT2 = 2.0**0.5
+#: Output tile side by the name of the alternative.
+SIDES = {"direct": 0, "winograd2": 2, "winograd4": 4}
 #: The matrices G (weights) of F(m, 3), by m.
 G = {
     4: np.array(
@@ -45,7 +47,7 @@ G = {
 def choose(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
 ) -> int:
-    """The output tile side, 4 or 2, or 0 where the direct convolution is cheaper."""
+    """The output tile side, 4 or 2, or 0 for the direct convolution: the cheapest, or as timed."""
     if (
         low.strict
         or group != 1
@@ -57,16 +59,16 @@ def choose(
     n, c = x[:2]
     if c < 8 or filters < 8:
         return 0
-    best, choice = (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters, 0
+    costs = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * 0.95}
     for m in (4, 2):
         p = (m + 2) ** 2
         tiles = n * ceil(out[0] / m) * ceil(out[1] / m)
         blocks = ceil(tiles / BLOCK_TILES)
         cost = p * c * filters * (tiles + FETCH + REFETCH * (blocks - 1))
         cost += TRANSFORM * p * tiles * (c + filters)
-        if p * c * filters * 4 <= MAX_WEIGHT_BYTES and cost < 0.95 * best:
-            best, choice = cost, m
-    return choice
+        if p * c * filters * 4 <= MAX_WEIGHT_BYTES:
+            costs[f"winograd{m}"] = cost
+    return SIDES[low.choose("conv", costs)]
 
 
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
