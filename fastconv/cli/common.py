@@ -76,6 +76,13 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         help="operators without a kernel: run them through onnx.reference and warn (the default), "
         "refuse the model, or run them silently",
     )
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="float16: store the weights of fully-connected layers in half precision "
+        "(arithmetic stays float32)",
+    )
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +121,7 @@ def load_model(args: argparse.Namespace, **options: Any) -> Model:
     from ..model import Model
 
     options.setdefault("fallback", getattr(args, "fallback", "allow"))
+    options.setdefault("weights", getattr(args, "weights", "float32"))
     return Model(args.model, getattr(args, "threads", None), **options)
 
 

@@ -51,10 +51,12 @@ class Choices:
     Attributes:
         record: key → name of the alternative to take; names that are not on offer are ignored.
         trace: when not None, every decision is appended.
+        used: keys of the record that were asked for.
     """
 
     record: Mapping[str, str] = field(default_factory=dict)
     trace: list[Decision] | None = None
+    used: set[str] = field(default_factory=set)
 
     def choose(
         self,
@@ -70,7 +72,9 @@ class Choices:
         if not self.record and self.trace is None:
             return name
         key = decision_key(kind, node, shapes, threads, isa)
-        name = self.record[key] if self.record.get(key) in costs else name
+        if self.record.get(key) in costs:
+            name = self.record[key]
+            self.used.add(key)
         if self.trace is not None:
             self.trace.append(Decision(kind, key, dict(costs), name, node))
         return name

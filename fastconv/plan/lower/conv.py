@@ -267,7 +267,9 @@ def emit(
         return
     nr, mr = low.vector("NR"), low.vector("MR")
     panels = -(-filters // nr)
-    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, least_rows(low, rows))
+    block_rows, block_panels = blocks(
+        rows, panels, taps * channels * nr * 4, mr, least_rows(low, rows)
+    )
     if low.threads > 1:
         # Enough units for every thread to get an even share.
         while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:

@@ -70,9 +70,7 @@ def gemm(low: Lowering, node: Node) -> Any:
                 low, key, filters, x, bias, None, y, (m, k, n), (k, 0, n), op.activation
             )
             return
-        packed = low.packed(
-            key, lambda: pack_filters(filters(0, n).reshape(n, 1, k), 1, low.isa)
-        )
+        packed = low.packed(key, lambda: pack_filters(filters(0, n).reshape(n, 1, k), 1, low.isa))
     y = low.new(node.outputs[0], PLAIN)
     product(low, x, packed, bias, y, m, k, n, 1, op.activation)
 

@@ -71,6 +71,15 @@ def choose(
     return SIDES[low.choose("conv", costs)]
 
 
+def tiles_of_block(low: Lowering, tiles: int) -> int:
+    """Tiles done together: ``BLOCK_TILES`` unless half or twice as many were faster."""
+    sizes = [s for s in (BLOCK_TILES, BLOCK_TILES // 2, 2 * BLOCK_TILES) if 0 < s < 2 * tiles]
+    if len(sizes) < 2:
+        return BLOCK_TILES
+    costs = {f"tiles{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("tiles", costs).removeprefix("tiles"))
+
+
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
     """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, made in float64."""
     filters, channels = w.shape[:2]
@@ -111,7 +120,7 @@ def lower(
     tiles_h, tiles_w = ceil(oh / m), ceil(ow / m)
     tiles = n * tiles_h * tiles_w
     panels = -(-filters // nr)
-    blocks = ceil(tiles / BLOCK_TILES)
+    blocks = ceil(tiles / tiles_of_block(low, tiles))
     macs = (m + 2) ** 2 * tiles * channels * filters
     threads = low.threads_for(macs)
     groups = 1
