@@ -103,27 +103,30 @@ def tune(
     packs = PackCache()
     first = _Run(model, packs, {})
     first.times(feeds)
-    kinds = list(dict.fromkeys(d.kind for d in first.decisions))
+    share = seconds / (len({d.kind for d in first.decisions}) + 1)
     result = Tuning()
     record: dict[str, str] = {}
-    for kind in kinds:
-        # Earlier kinds are settled by now, and may have taken decisions away or brought some.
+    done: list[str] = []
+    while True:
+        # Kinds that are settled may have taken decisions of other kinds away, or brought some.
         base = _Run(model, packs, record)
         base.times(feeds)
-        found = [d for d in base.decisions if d.kind == kind]
-        outcomes = _time_kind(
-            model, packs, record, found, feeds, seconds / (len(kinds) + 1), progress
-        )
+        # The algorithm first: what blocks there are to choose from depends on it.
+        kinds = sorted({d.kind for d in base.decisions} - set(done), key=lambda k: (k != "conv", k))
+        if not kinds:
+            break
+        found = [d for d in base.decisions if d.kind == kinds[0]]
+        outcomes = _time_kind(model, packs, record, found, feeds, share, progress)
         result.outcomes += outcomes
         record |= {o.key: o.choice for o in outcomes}
+        done.append(kinds[0])
         gc.collect()
     if any(o.choice != o.estimate for o in result.outcomes):
         progress("the whole model, as estimated and as tuned")
-        _compare(model, packs, record, feeds, seconds / (len(kinds) + 1), result)
+        _compare(model, packs, record, feeds, share, result)
     else:
-        result.before = result.after = 1e3 * float(
-            np.median([first.seconds(feeds) for _ in range(5)])
-        )
+        times = [first.seconds(feeds) for _ in range(LEAST_ROUNDS)]
+        result.before = result.after = 1e3 * float(np.median(times))
     return result
 
 
@@ -214,9 +217,9 @@ def _outcome(
     times: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for turn in samples:
-        for v, choice in enumerate(forced):
-            times[choice[key]].append(turn[v][key])
-            ratios[choice[key]].append(turn[v][key] / max(turn[0][key], 1.0))
+        for spent, choices in zip(turn, forced, strict=True):
+            times[choices[key]].append(spent[key])
+            ratios[choices[key]].append(spent[key] / max(turn[0][key], 1.0))
     best, choice = CLEARLY, names[0]
     for name in names[1:]:
         ratio = float(np.median(ratios[name]))

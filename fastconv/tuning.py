@@ -154,8 +154,8 @@ def find(source: str | bytes, graph: Graph) -> Tuned | None:
             found = any(e.name.startswith(stem) and e.name.endswith(SUFFIX) for e in entries)
     except OSError:
         return None
-    path = cached_path(graph) if found else None
-    return read(path, graph) if path is not None and os.path.lexists(path) else None
+    cached = cached_path(graph) if found else None
+    return read(cached, graph) if cached is not None and os.path.lexists(cached) else None
 
 
 def read(path: str, graph: Graph) -> Tuned | None:

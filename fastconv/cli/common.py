@@ -61,14 +61,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="path of an .onnx file")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """The options that :func:`load_model` reads."""
+def add_thread_count(parser: argparse.ArgumentParser) -> None:
+    """The --threads option."""
     parser.add_argument(
         "--threads",
         type=whole(0, 4096),
         metavar="N",
         help="threads per run (default: the physical cores that this process may use)",
     )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`load_model` reads."""
+    add_thread_count(parser)
     parser.add_argument(
         "--fallback",
         choices=FALLBACKS,

@@ -24,7 +24,6 @@ INF = float("inf")
 PANEL_BYTES = 1 << 20
 #: Rows of one unit of work: enough tiles to pay for fetching its weights.
 BLOCK_ROWS = 96
-ROW_CHOICES = (BLOCK_ROWS, BLOCK_ROWS // 2, 2 * BLOCK_ROWS)
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
 
@@ -82,20 +81,21 @@ def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
 
 
 def blocks(
-    rows: int, panels: int, panel_bytes: int, mr: int, least_rows: int = BLOCK_ROWS
+    rows: int, panels: int, panel_bytes: int, mr: int, target: int = BLOCK_ROWS
 ) -> tuple[int, int]:
-    """How work is cut: (rows per block, about ``least_rows``; panels per block)."""
+    """How work is cut: (rows per block, about ``target``; panels per block)."""
     block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
-    n = max(1, round(rows / least_rows))
+    n = max(1, round(rows / target))
     return max(mr, ceil(rows / n)), block_panels
 
 
-def least_rows(low: Lowering, rows: int) -> int:
+def rows_of_block(low: Lowering, rows: int) -> int:
     """About how many rows a block has: ``BLOCK_ROWS`` unless half or twice as many were faster."""
-    if rows <= BLOCK_ROWS // 2:
+    if rows <= BLOCK_ROWS:
         return BLOCK_ROWS
-    cost = {f"rows{n}": c for n, c in zip(ROW_CHOICES, (1.0, 1.01, 1.02), strict=True)}
-    return int(low.choose("rows", cost).removeprefix("rows"))
+    sizes = (BLOCK_ROWS, BLOCK_ROWS // 2, 2 * BLOCK_ROWS)
+    costs = {f"rows{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("rows", costs).removeprefix("rows"))
 
 
 @lowers(Conv)
@@ -267,9 +267,8 @@ def emit(
         return
     nr, mr = low.vector("NR"), low.vector("MR")
     panels = -(-filters // nr)
-    block_rows, block_panels = blocks(
-        rows, panels, taps * channels * nr * 4, mr, least_rows(low, rows)
-    )
+    target = rows_of_block(low, rows)
+    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, target)
     if low.threads > 1:
         # Enough units for every thread to get an even share.
         while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:

@@ -3,8 +3,8 @@
 ``gemv`` reads float32 weights packed as for ``conv`` and gives the same bits. ``gemv_half`` reads
 weights stored in half precision (``load(..., weights="float16")``) and computes in float32. Every
 column of the weights is first divided by the power of two that brings its largest magnitude into
-[1, 2), and the sums are multiplied by it again, so that no weight is out of float16's range: each is
-off by at most 2**-11 of its own magnitude, or 2**-25 of its column's largest where that is more.
+[1, 2), and the sums are multiplied by it again, so that no weight is out of float16's range: each
+is off by at most 2**-11 of its own magnitude, or 2**-25 of its column's largest if that is more.
 """
 
 from __future__ import annotations
