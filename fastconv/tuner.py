@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: An alternative replaces the estimated one if its time is below this share of it.
 CLEARLY = 0.97
+#: Kinds of decisions that others depend on.
+FIRST = ("amx", "conv")
 #: Alternatives whose estimated cost is more than this many times the least are not timed.
 HOPELESS = 6.0
 #: Rounds for each kind of decision: at least, and at most within the seconds given.
@@ -112,14 +114,15 @@ def tune(
         base = _Run(model, packs, record)
         base.times(feeds)
         # The algorithm first: what blocks there are to choose from depends on it.
-        kinds = sorted({d.kind for d in base.decisions} - set(done), key=lambda k: (k != "conv", k))
+        kinds = {d.kind for d in base.decisions} - set(done)
         if not kinds:
             break
-        found = [d for d in base.decisions if d.kind == kinds[0]]
+        kind = min(kinds, key=lambda k: (k not in FIRST, k))
+        found = [d for d in base.decisions if d.kind == kind]
         outcomes = _time_kind(model, packs, record, found, feeds, share, progress)
         result.outcomes += outcomes
         record |= {o.key: o.choice for o in outcomes}
-        done.append(kinds[0])
+        done.append(kind)
         gc.collect()
     if any(o.choice != o.estimate for o in result.outcomes):
         progress("the whole model, as estimated and as tuned")

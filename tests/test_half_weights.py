@@ -192,7 +192,7 @@ def test_the_option_halves_the_packed_weights_and_is_off_by_default():
 
 @pytest.mark.parametrize("value", ["bfloat16", "FLOAT16", "", None, 16])
 def test_another_value_is_refused(value):
-    with pytest.raises(fastconv.OptionError, match="weights=.*float32, float16"):
+    with pytest.raises(fastconv.OptionError, match=r"weights=.*float32, float16"):
         fastconv.load(gemm_model(), weights=value)
 
 
