@@ -8,7 +8,7 @@ from html import escape
 #: One panel: (title, [(network, best other / fastconv, onnxruntime / fastconv or None)], means).
 Row = tuple[str, float, float | None]
 
-WIDTH, LABELS, GAP, TOP, BOTTOM = 460, 132, 28, 78, 34
+WIDTH, LABELS, GAP, TOP, BOTTOM = 460, 132, 28, 104, 34
 ROW, BAR = 30, 11
 INK, FAINT, GRID = "#1f2328", "#59636e", "#d8dee4"
 BEST, ORT = "#0b6e99", "#e0a458"
@@ -88,11 +88,10 @@ def chart(panels: Mapping[str, Sequence[Row]], subtitle: str) -> str:
              more=f'fill="{INK}" font-weight="600"'),
         text(12, 40, subtitle, 11, more=f'fill="{FAINT}"'),
     ]  # fmt: skip
-    at = max(12.0, width - 330.0)
     for colour, label, dx in ((BEST, "fastest other engine", 0), (ORT, "onnxruntime", 150)):
         out.append(
-            f'<rect x="{at + dx}" y="{TOP - 22}" width="11" height="11" fill="{colour}"/>'
-            + text(at + dx + 16, TOP - 12, label, 11)
+            f'<rect x="{12 + dx}" y="52" width="11" height="11" fill="{colour}"/>'
+            + text(28 + dx, 62, label, 11)
         )
     for k, (title, rows) in enumerate(panels.items()):
         out += panel(k * (WIDTH + GAP), title, rows, most)
