@@ -7,7 +7,7 @@ accuracy, a form that a kernel does not take) is simply not named, so no record 
 
 A cost is a number of multiply-adds of the register tile that take as long. With P multiply-adds a
 second (half of what ``fastconv bench`` calls the peak) and B bytes a second from memory, fetching a
-float costs 4·P/B of them: on one core with P = 39e9 and B = 10e9 some 16, from a second-level cache
+float costs 4·P/B of them: on one core with P = 65e9 and B = 15e9 some 17, from a second-level cache
 about a quarter of that, and a pass over values in that cache, such as a Winograd transform, some 10
 for each float. ``plan/lower/winograd.py`` has these as constants.
 """
