@@ -22,6 +22,8 @@ FETCH = 16.0
 REFETCH = 4.0
 #: Multiply-adds that take as long as transforming one float of a tile.
 TRANSFORM = 10.0
+#: The direct convolution, whose error is the least, is kept unless it costs clearly more.
+CLEARLY = 0.95
 #: Tiles that are done together: enough to pay for fetching the weights.
 BLOCK_TILES = 48
 #: Filters must be few enough that transformed weights stay below this many bytes.
@@ -44,10 +46,13 @@ G = {
 }
 
 
-def choose(
+def costs(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
-) -> int:
-    """The output tile side, 4 or 2, or 0 for the direct convolution: the cheapest, or as timed."""
+) -> dict[str, float]:
+    """The cost of every way to do a convolution, of 3×3 and stride 1 by Winograd's algorithm too.
+
+    Empty where there is nothing to choose from: the direct convolution is the only way.
+    """
     if (
         low.strict
         or group != 1
@@ -55,11 +60,11 @@ def choose(
         or win.strides != (1, 1)
         or win.dilations != (1, 1)
     ):
-        return 0
+        return {}
     n, c = x[:2]
     if c < 8 or filters < 8:
-        return 0
-    costs = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * 0.95}
+        return {}
+    found = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * CLEARLY}
     for m in (4, 2):
         p = (m + 2) ** 2
         tiles = n * ceil(out[0] / m) * ceil(out[1] / m)
@@ -67,8 +72,16 @@ def choose(
         cost = p * c * filters * (tiles + FETCH + REFETCH * (blocks - 1))
         cost += TRANSFORM * p * tiles * (c + filters)
         if p * c * filters * 4 <= MAX_WEIGHT_BYTES:
-            costs[f"winograd{m}"] = cost
-    return SIDES[low.choose("conv", costs)]
+            found[f"winograd{m}"] = cost
+    return found
+
+
+def choose(
+    low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
+) -> int:
+    """The output tile side, 4 or 2, or 0 for the direct convolution: the cheapest, or as timed."""
+    found = costs(low, x, out, filters, win, group)
+    return SIDES[low.choose("conv", found)] if found else 0
 
 
 def tiles_of_block(low: Lowering, tiles: int) -> int:
