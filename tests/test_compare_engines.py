@@ -48,7 +48,7 @@ def test_the_axis_goes_from_nothing_to_past_the_longest_bar(most):
     marks = ticks(most)
     assert marks[0] == 0
     assert marks[-1] > most
-    assert len(marks) <= 8
+    assert len(marks) <= 9
 
 
 def test_the_table_names_the_fastest_other_engine_and_what_is_missing():

@@ -16,7 +16,7 @@ BEST, ORT = "#0b6e99", "#e0a458"
 
 def ticks(most: float) -> list[float]:
     """Where the axis is labelled, from 0 to past ``most``."""
-    step = next(s for s in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if most / s <= 6)
+    step = next(s for s in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if most / s <= 7)
     return [step * k for k in range(int(most / step) + 2)]
 
 
@@ -28,11 +28,12 @@ def text(
     return f"<text {place} {more}>{escape(value)}</text>"
 
 
-def bar(x: float, y: float, length: float, colour: str, value: float) -> str:
-    """A bar with its number behind it."""
-    box = f'<rect x="{x:.1f}" y="{y:.1f}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>'
-    number = text(x + length + 4, y + BAR - 2, f"{value:.2f}", 10, more=f'fill="{FAINT}"')
-    return box + number
+def bar(x: float, y: float, scale: float, colour: str, value: float) -> str:
+    """A bar with its number behind it, clear of the line at 1."""
+    end, line = x + value * scale, x + scale
+    box = f'<rect x="{x:.1f}" y="{y:.1f}" width="{end - x:.1f}" height="{BAR}" fill="{colour}"/>'
+    at = line + 4 if line - 30 < end < line else end + 4
+    return box + text(at, y + BAR - 2, f"{value:.2f}", 10, more=f'fill="{FAINT}"')
 
 
 def panel(left: float, title: str, rows: Sequence[Row], most: float) -> list[str]:
@@ -56,9 +57,9 @@ def panel(left: float, title: str, rows: Sequence[Row], most: float) -> list[str
                 f'stroke="{FAINT}"/>'
             )
         out.append(text(x0 - 8, y + BAR + 4, name, 11, "end", f'fill="{INK}"{weight}'))
-        out.append(bar(x0, y, best * scale, BEST, best))
+        out.append(bar(x0, y, scale, BEST, best))
         if ort is not None:
-            out.append(bar(x0, y + BAR + 1, ort * scale, ORT, ort))
+            out.append(bar(x0, y + BAR + 1, scale, ORT, ort))
     x = x0 + scale
     out.append(
         f'<line x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{bottom}" stroke="{INK}" '
