@@ -294,7 +294,7 @@ def compare(
 
 
 def versions(engines: list[str]) -> dict[str, str]:
-    """The installed version of each engine."""
+    """The installed version of each engine, and the instruction set of fastconv's kernels."""
     found = {}
     for name in engines:
         try:
@@ -302,6 +302,10 @@ def versions(engines: list[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # run from its source folder
             module = importlib.import_module(ENGINES[name][1])
             found[name] = str(getattr(module, "__version__", "?"))
+    if "fastconv" in found:
+        from fastconv.kernels import chosen_isa
+
+        found["fastconv"] += f" ({chosen_isa()} kernels)"
     return found
 
 
