@@ -71,6 +71,7 @@ def load(
             convolution of single pixels) in half precision, for runs of up to 16 rows: they are
             read from memory in half the time. Arithmetic stays float32; a weight is off by at most
             2**-11 of itself, or 2**-25 of the largest of its output where that is more.
+            The base build converts in software: smaller there too, but slower than float32.
         tuned: use what ``fastconv tune`` found for this model on this machine, if it was run.
         memory_limit: bytes that the activations of one run may take.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
