@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.vmath cimport ACT_CLIP, ACT_HARD_SWISH, ACT_SILU, activate, v_act
 
 
 cdef extern from *:
@@ -102,7 +102,14 @@ cdef inline void finish(
             acc[i] = v_add(acc[i], v_load_n(r + i * s.r_w, n) if tail else v_load(r + i * s.r_w))
     for i in range(P):
         acc[i] = v_min(hi, v_max(lo, acc[i]))
-    if s.act > ACT_CLIP:
+    if s.act == ACT_HARD_SWISH:
+        for i in range(P):
+            acc[i] = v_act(ACT_HARD_SWISH, acc[i], lo, lo)
+    elif VW == 16 and s.act == ACT_SILU:
+        # In line only where there are registers for its constants as well.
+        for i in range(P):
+            acc[i] = v_act(ACT_SILU, acc[i], v_set(s.alpha), lo)
+    elif s.act > ACT_CLIP:
         for i in range(P):
             t[i] = acc[i]
         activate(s.act, s.alpha, s.beta, <float*>t, P * VW)
