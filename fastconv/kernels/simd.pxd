@@ -43,6 +43,7 @@ cdef extern from "simd.h" nogil:
     vf v_recip(vf a)
     vf v_load_half(const uint16_t *p)
     void v_prefetch(const void *p)
+    vf v_scale(vf y, vf t)
     void v_fence()
     float v_hsum(vf a)
     float v_hmax(vf a)

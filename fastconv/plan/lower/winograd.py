@@ -6,7 +6,7 @@ fetching the weights, which F(4×4) has four times as many of.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
@@ -49,21 +49,18 @@ G = {
 def costs(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
 ) -> dict[str, float]:
-    """The cost of every way to do a convolution, of 3×3 and stride 1 by Winograd's algorithm too.
-
-    Empty where there is nothing to choose from: the direct convolution is the only way.
-    """
+    """The cost of every way to do a convolution with vectors: direct, and by Winograd's algorithm."""
+    n, c = x[:2]
     if (
         low.strict
         or group != 1
         or win.kernel_shape != (3, 3)
         or win.strides != (1, 1)
         or win.dilations != (1, 1)
+        or c < 8
+        or filters < 8
     ):
-        return {}
-    n, c = x[:2]
-    if c < 8 or filters < 8:
-        return {}
+        return {"direct": prod(out) * n * c // group * filters * prod(win.kernel_shape)}
     found = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * CLEARLY}
     for m in (4, 2):
         p = (m + 2) ** 2
@@ -81,7 +78,7 @@ def choose(
 ) -> int:
     """The output tile side, 4 or 2, or 0 for the direct convolution: the cheapest, or as timed."""
     found = costs(low, x, out, filters, win, group)
-    return SIDES[low.choose("conv", found)] if found else 0
+    return SIDES[low.choose("conv", found)] if len(found) > 1 else 0
 
 
 def tiles_of_block(low: Lowering, tiles: int) -> int:
@@ -89,8 +86,8 @@ def tiles_of_block(low: Lowering, tiles: int) -> int:
     sizes = [s for s in (BLOCK_TILES, BLOCK_TILES // 2, 2 * BLOCK_TILES) if 0 < s < 2 * tiles]
     if len(sizes) < 2:
         return BLOCK_TILES
-    costs = {f"tiles{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
-    return int(low.choose("tiles", costs).removeprefix("tiles"))
+    found = {f"tiles{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("tiles", found).removeprefix("tiles"))
 
 
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
