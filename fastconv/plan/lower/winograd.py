@@ -49,7 +49,7 @@ G = {
 def costs(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
 ) -> dict[str, float]:
-    """The cost of every way to do a convolution with vectors: direct, and by Winograd's algorithm."""
+    """The cost of every way to do a convolution with vectors: direct, and Winograd's."""
     n, c = x[:2]
     if (
         low.strict
