@@ -1,0 +1,9 @@
+"""speechmos (DNSMOS, PLCMOS) rates the quality of speech."""
+
+import inputs
+from speechmos import dnsmos, plcmos
+
+audio = inputs.speech(16000)[: 10 * 16000]
+audio = audio / max(1.0, abs(audio).max())
+found = {"dnsmos": dnsmos.run(audio, 16000), "plcmos": plcmos.run(audio, 16000)}
+inputs.show({n: {k: v for k, v in r.items() if k != "filename"} for n, r in found.items()})
