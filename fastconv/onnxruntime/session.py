@@ -122,6 +122,7 @@ class InferenceSession(Session):
             for o in model.outputs
         ]
         self._providers = [CPU]
+        self._provider_options: dict[str, dict[str, Any]] = {CPU: {}}
         self._names = [o.name for o in model.outputs]
         self._known = frozenset(self._names)
         if options.optimized_model_filepath:
@@ -313,11 +314,11 @@ class InferenceSession(Session):
 
     def get_providers(self) -> list[str]:
         """The execution providers in use: the CPU."""
-        return [CPU]
+        return list(self._providers)
 
     def get_provider_options(self) -> dict[str, dict[str, Any]]:
         """The options of each provider in use."""
-        return {CPU: {}}
+        return {name: dict(o) for name, o in self._provider_options.items()}
 
     def set_providers(
         self,

@@ -12,9 +12,11 @@ from . import (
     norm,
     pool,
     recurrent,
+    recurrent_quant,
     reduce,
     resize,
     shape,
+    signal,
     unary,
 )
 
@@ -30,8 +32,10 @@ __all__ = [
     "norm",
     "pool",
     "recurrent",
+    "recurrent_quant",
     "reduce",
     "resize",
     "shape",
+    "signal",
     "unary",
 ]

@@ -347,4 +347,3 @@ def lower(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
     )  # fmt: skip
-
