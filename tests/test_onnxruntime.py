@@ -172,6 +172,38 @@ def test_inputs_outputs_and_metadata_read_the_same():
     assert b.get_input_memory_infos()[1].name == a.get_input_memory_infos()[1].name
 
 
+def test_outputs_have_the_shape_that_is_stated_and_sizes_that_are_inferred():
+    value = helper.make_tensor_value_info
+    m = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("GlobalAveragePool", ["x"], ["y"])], "g",
+            [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+            [value("y", TensorProto.FLOAT, ["batch", "channels", None, 1])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    ).SerializeToString()  # fmt: skip
+    shapes = [
+        ort.InferenceSession(m, providers=["CPUExecutionProvider"]).get_outputs()[0].shape
+        for ort in (theirs, ours)
+    ]
+    assert shapes == [["batch", 3, 1, 1]] * 2
+    assert ours.InferenceSession(m).get_modelmeta().version == (1 << 63) - 1
+
+
+@BOTH
+@pytest.mark.parametrize("op", ["Nonsense", "Relu"])
+def test_an_operator_that_nobody_has_is_refused_when_the_model_is_loaded(ort, op):
+    m = tiny()
+    m.graph.node[0].op_type = op
+    m.graph.node[0].domain = "org.example"
+    m.opset_import.append(helper.make_opsetid("org.example", 1))
+    fail = ort.capi.onnxruntime_pybind11_state
+    o = ort.SessionOptions()
+    o.log_severity_level = 4
+    with pytest.raises((fail.Fail, fail.InvalidGraph, fail.NotImplemented), match=op):
+        ort.InferenceSession(m.SerializeToString(), o, providers=["CPUExecutionProvider"])
+
+
 @BOTH
 @pytest.mark.parametrize("kind", ["bytes", "str", "pathlib"])
 def test_a_session_is_made_from_bytes_and_paths(ort, kind, feeds, tmp_path):

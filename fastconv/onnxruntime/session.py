@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import FastconvError, InputError, OptionError, UnsupportedError
+from ..errors import FastconvError, InputError, OptionError
 from ..graph import Sym, TensorType
 from ..importer.defs import DATA_TYPES
+from ..importer.foreign import Foreign
 from ..model import Model, TensorInfo, info
 from .binding import IOBinding
 from .devices import OrtEpDevice, OrtMemoryInfo, get_available_providers, get_ep_devices
@@ -21,6 +22,9 @@ from .errors import Fail, InvalidArgument, argument, of_load, of_run, refused, s
 from .options import CPU, RunOptions, SessionOptions
 from .trace import Parts, Trace
 from .values import OrtValue
+
+#: ``ModelMetadata.version`` of a file that states none, or 0.
+NO_VERSION = (1 << 63) - 1
 
 #: NumPy dtype name → ONNX's, where they differ.
 _ONNX_NAMES = {"float32": "float", "float64": "double", "object": "string", "str": "string"}
@@ -45,7 +49,7 @@ class NodeArg(NamedTuple):
 
 
 class ModelMetadata(NamedTuple):
-    """What the file says about itself."""
+    """What the file says about itself; ``version`` is 2⁶³ - 1 when it states none."""
 
     producer_name: str
     graph_name: str
@@ -107,20 +111,25 @@ class InferenceSession(Session):
             weakref.finalize(self, self._trace.finish)
         try:
             model = Model(path_or_bytes, **options.load_arguments())
+            _check_foreign(model)
         except FastconvError as e:
             raise of_load(e, path_or_bytes) from e.__cause__
         self._model = model
         self._source = model._source
         self._model_path = model._source if isinstance(model._source, str) else None
         self._model_bytes = model._source if isinstance(model._source, bytes) else None
-        if options._dimensions:
-            _override(model, options._dimensions)
         values = {v.name: v for v in model.definition.graph.outputs}
         self._inputs_meta = [node_arg(i) for i in model.inputs]
-        self._outputs_meta = [
-            node_arg(o, *((v.kind, v.elem_type) if (v := values.get(o.name)) else ()))
+        self._outputs_meta: list[NodeArg] = [
+            node_arg(_stated(o, v.shape, model), v.kind, v.elem_type)
+            if (v := values.get(o.name))
+            else node_arg(o)
             for o in model.outputs
         ]
+        if options._dimensions:
+            _override(model, options._dimensions)
+            self._inputs_meta = [_fixed(a, options._dimensions) for a in self._inputs_meta]
+            self._outputs_meta = [_fixed(a, options._dimensions) for a in self._outputs_meta]
         self._providers = [CPU]
         self._provider_options: dict[str, dict[str, Any]] = {CPU: {}}
         self._names = [o.name for o in model.outputs]
@@ -304,7 +313,7 @@ class InferenceSession(Session):
             m.domain,
             m.doc_string,
             m.graph.doc_string,
-            m.model_version,
+            m.model_version or NO_VERSION,
             dict(m.metadata),
         )
 
@@ -464,8 +473,24 @@ def node_arg(value: TensorInfo, kind: str = "tensor", elem_type: int | None = No
     return NodeArg(value.name, name, list(value.shape or ()))
 
 
+def _stated(value: TensorInfo, shape: Sequence[Any] | None, model: Model) -> TensorInfo:
+    """An output with the shape that the file states, and sizes where only inference knows them."""
+    if shape is None:
+        return value
+    inferred = model.graph.type_of(value.name).shape
+    if inferred is None or len(inferred) != len(shape):
+        return value._replace(shape=tuple(shape))
+    dims = [i if type(i) is int and type(s) is not int else s for s, i in zip(shape, inferred)]
+    return value._replace(shape=tuple(dims))
+
+
+def _fixed(arg: NodeArg, sizes: Mapping[str, int]) -> NodeArg:
+    """An input or output with numbers in the place of named dimensions."""
+    return arg._replace(shape=[sizes.get(d, d) if isinstance(d, str) else d for d in arg.shape])
+
+
 def _override(model: Model, sizes: Mapping[str, int]) -> None:
-    """Put numbers in the place of named dimensions of the inputs and outputs."""
+    """Put numbers in the place of named dimensions of the inputs."""
 
     def fix(t: TensorType) -> TensorType:
         if t.shape is None:
@@ -475,14 +500,17 @@ def _override(model: Model, sizes: Mapping[str, int]) -> None:
 
     model._types = {n: fix(t) for n, t in model._types.items()}
     model.inputs = [info(n, t) for n, t in model._types.items()]
-    model.outputs = [
-        o._replace(
-            shape=None
-            if o.shape is None
-            else tuple(sizes.get(d, d) if isinstance(d, str) else d for d in o.shape)
-        )
-        for o in model.outputs
-    ]
+
+
+def _check_foreign(model: Model) -> None:
+    """Find out now, rather than in the first run, whether ``onnx.reference`` has the rest.
+
+    Raises:
+        UnsupportedError: it lacks an operator, or the onnx package is missing.
+    """
+    for node in model.graph.nodes:
+        if isinstance(node.op, Foreign) and "_session" not in node.op.__dict__:
+            object.__setattr__(node.op, "_session", node.op._make_session())
 
 
 __all__ = [
@@ -490,5 +518,4 @@ __all__ = [
     "ModelMetadata",
     "NodeArg",
     "Session",
-    "UnsupportedError",
 ]
