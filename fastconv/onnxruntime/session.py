@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import FastconvError, InputError, OptionError
 from ..graph import Sym, TensorType
-from ..importer.defs import DATA_TYPES
+from ..importer.defs import DATA_TYPES, ValueDef
 from ..importer.foreign import Foreign
 from ..model import Model, TensorInfo, info
 from .binding import IOBinding
@@ -119,17 +119,13 @@ class InferenceSession(Session):
         self._model_path = model._source if isinstance(model._source, str) else None
         self._model_bytes = model._source if isinstance(model._source, bytes) else None
         values = {v.name: v for v in model.definition.graph.outputs}
-        self._inputs_meta = [node_arg(i) for i in model.inputs]
-        self._outputs_meta: list[NodeArg] = [
-            node_arg(_stated(o, v.shape, model), v.kind, v.elem_type)
-            if (v := values.get(o.name))
-            else node_arg(o)
-            for o in model.outputs
-        ]
+        args = [node_arg(i) for i in model.inputs]
+        results = [_output(o, values.get(o.name), model) for o in model.outputs]
         if options._dimensions:
             _override(model, options._dimensions)
-            self._inputs_meta = [_fixed(a, options._dimensions) for a in self._inputs_meta]
-            self._outputs_meta = [_fixed(a, options._dimensions) for a in self._outputs_meta]
+            args = [_fixed(a, options._dimensions) for a in args]
+            results = [_fixed(a, options._dimensions) for a in results]
+        self._inputs_meta, self._outputs_meta = args, results
         self._providers = [CPU]
         self._provider_options: dict[str, dict[str, Any]] = {CPU: {}}
         self._names = [o.name for o in model.outputs]
@@ -473,15 +469,20 @@ def node_arg(value: TensorInfo, kind: str = "tensor", elem_type: int | None = No
     return NodeArg(value.name, name, list(value.shape or ()))
 
 
-def _stated(value: TensorInfo, shape: Sequence[Any] | None, model: Model) -> TensorInfo:
+def _output(value: TensorInfo, stated: ValueDef | None, model: Model) -> NodeArg:
     """An output with the shape that the file states, and sizes where only inference knows them."""
-    if shape is None:
-        return value
-    inferred = model.graph.type_of(value.name).shape
-    if inferred is None or len(inferred) != len(shape):
-        return value._replace(shape=tuple(shape))
-    dims = [i if type(i) is int and type(s) is not int else s for s, i in zip(shape, inferred)]
-    return value._replace(shape=tuple(dims))
+    if stated is None:
+        return node_arg(value)
+    if stated.shape is not None:
+        dims = list(stated.shape)
+        inferred = model.graph.type_of(value.name).shape
+        if inferred is not None and len(inferred) == len(dims):
+            dims = [
+                i if isinstance(i, int) and not isinstance(s, int) else s
+                for s, i in zip(dims, inferred, strict=True)
+            ]
+        value = value._replace(shape=tuple(dims))
+    return node_arg(value, stated.kind, stated.elem_type)
 
 
 def _fixed(arg: NodeArg, sizes: Mapping[str, int]) -> NodeArg:

@@ -16,7 +16,6 @@ from . import (
     reduce,
     resize,
     shape,
-    signal,
     unary,
 )
 
@@ -36,6 +35,5 @@ __all__ = [
     "reduce",
     "resize",
     "shape",
-    "signal",
     "unary",
 ]

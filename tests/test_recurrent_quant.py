@@ -1,4 +1,4 @@
-"""STFT and the LSTM that onnxruntime's quantiser writes give what onnxruntime gives."""
+"""The LSTM that onnxruntime's dynamic quantiser writes gives what onnxruntime gives."""
 
 import numpy as np
 import onnxruntime
@@ -6,8 +6,6 @@ import pytest
 from onnx import TensorProto, helper
 
 import fastconv
-from fastconv.graph import TensorType
-from fastconv.graph.ops.signal import STFT
 
 
 def both(nodes, feeds, outputs, **domains):
@@ -23,40 +21,6 @@ def both(nodes, feeds, outputs, **domains):
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     ours = fastconv.load(model, fallback="error").run(feeds)
     return session.run(None, feeds), [ours[o] for o in outputs]
-
-
-@pytest.mark.parametrize("onesided", [0, 1])
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize("given", ["window", "frame_length", "both"])
-def test_stft(onesided, rank, given):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 100, 1)[:rank]).astype(np.float32)
-    feeds = {"x": x, "step": np.array(7, np.int64)}
-    names = ["x", "step", "", ""]
-    if given != "frame_length":
-        feeds["window"] = np.hanning(16).astype(np.float32)
-        names[2] = "window"
-    if given != "window":
-        feeds["size"] = np.array(16, np.int64)
-        names[3] = "size"
-    while not names[-1]:
-        names.pop()
-    node = helper.make_node("STFT", names, ["y"], onesided=onesided)
-    (theirs,), (ours,) = both([node], feeds, ["y"])
-    assert ours.shape == (2, 13, 9 if onesided else 16, 2)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "step", "size", "words"),
-    [((2, 10), 0, 4, "frame_step"), ((2, 10), 1, 0, "frame_length"), ((2, 3), 1, 4, "shorter"),
-     ((2, 10, 3), 1, 4, "last axis"), ((2, 10, 2), 1, 4, "complex"), ((10,), 1, 4, "rank")],
-)  # fmt: skip
-def test_stft_names_what_does_not_fit(shape, step, size, words):
-    types = [TensorType(np.dtype(np.float32), shape), None, None, None]
-    values = [None, np.array(step), None, np.array(size)]
-    with pytest.raises(fastconv.ShapeError, match=words):
-        STFT().infer(types, values)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -96,3 +60,21 @@ def test_quantised_lstm(direction, per_channel):
     assert ours[0].shape == (time, d, 1, h)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_quantised_lstm_without_scales_is_refused():
+    value = helper.make_tensor_value_info
+    names = ["x", "w", "r", "", "", "", "", "", "ws", "wz", "rs"]
+    kinds = [1, 3, 3, 0, 0, 0, 0, 0, 1, 3, 1]
+    node = helper.make_node("DynamicQuantizeLSTM", names, ["y"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [node], "g", [value(n, k, None) for n, k in zip(names, kinds) if n], [value("y", 1, None)]
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=imports)
+    with pytest.raises(fastconv.ShapeError, match="R_zero_point"):
+        fastconv.load(model.SerializeToString()).run(
+            {"x": np.ones((2, 1, 3), np.float32), "w": np.ones((1, 3, 8), np.int8),
+             "r": np.ones((1, 2, 8), np.int8), "ws": np.ones(1, np.float32),
+             "wz": np.zeros(1, np.int8), "rs": np.ones(1, np.float32)}
+        )  # fmt: skip
