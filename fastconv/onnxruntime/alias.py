@@ -7,7 +7,6 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ OURS = __package__
 FOREIGN = ("datasets", "quantization", "tools", "transformers")
 
 
-class Alias(Loader):
+class Alias:
     """Loads a module of this package under a second name: the same object."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -34,7 +33,7 @@ class Alias(Loader):
         module.__spec__ = self._spec
 
 
-class Finder(MetaPathFinder):
+class Finder:
     """Finds ``onnxruntime`` and its submodules here, and the distribution of that name."""
 
     def find_spec(
@@ -50,7 +49,8 @@ class Finder(MetaPathFinder):
             return None  # below a foreign part, which has its own path
         if found is not None:
             package = found.submodule_search_locations is not None
-            spec = ModuleSpec(fullname, Alias(), origin=found.origin, is_package=package)
+            loader: Any = Alias()  # importlib.abc, which has the base classes, is slow to import
+            spec = ModuleSpec(fullname, loader, origin=found.origin, is_package=package)
             spec.has_location = True
             if package:
                 spec.submodule_search_locations = list(found.submodule_search_locations or ())
