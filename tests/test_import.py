@@ -76,7 +76,8 @@ MAY_IMPORT = {
     "feeds": LEAVES,
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
-    "compare": LEAVES | {"graph", "passes", "runtime"},
+    "compare": LEAVES,
+    "locate": LEAVES | {"compare", "graph", "passes", "runtime"},
     "inspect": LEAVES | {"text", "feeds", "receptive", "graph", "importer", "plan"},
 }
 
