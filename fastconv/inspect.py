@@ -6,7 +6,7 @@ kernels and fusions are those of the plan that would run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -352,6 +352,11 @@ class _Runs:
         if id(node) in self.eager:
             return NUMPY, (f"numpy:{node.op.label}",), "its output's shape depends on data"
         return (VIEW if node.outputs[0] in self.seen else CONSTANT), (), None
+
+
+def examine(model: Model, plan: Plan) -> Callable[[Node], tuple[str, tuple[str, ...], str | None]]:
+    """What a plan of the model does with a node: (``Layer.runs``, names of the steps, reason)."""
+    return _Runs([plan], plan.types).of
 
 
 def foreign_reason(op: Foreign) -> str:

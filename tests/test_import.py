@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
     "compare": LEAVES,
+    "check": LEAVES | {"feeds", "graph", "importer", "inspect", "model", "plan", "text"},
     "locate": LEAVES | {"compare", "graph", "passes", "runtime"},
     "inspect": LEAVES | {"text", "feeds", "receptive", "graph", "importer", "plan"},
 }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 from typing import Any
 
 from .. import text
-from ..errors import UnsupportedError
 from .common import (
     add_json,
     add_model,
@@ -35,7 +35,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only say whether every operator has native code: exit code 0 if so, else 1",
+        help="list everything that is wrong, unsupported or slow, without running: exit code 0 if "
+        "every operator runs natively, 1 if some run through onnx.reference, 2 if it cannot run",
     )
     parser.add_argument(
         "--no-optimize", action="store_true", help="show the graph as the file has it, unfused"
@@ -66,39 +67,17 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """``--check``: every node that has no native code, with the reason."""
-    from ..importer.foreign import Foreign
-    from ..inspect import foreign_reason
+    """``--check``: everything that is wrong, unsupported or slow, at once."""
+    from ..check import check, lines, summary
 
-    rows: list[dict[str, Any]] = []
-    try:
-        model = load_model(args, fallback="allow")
-    except UnsupportedError as e:
-        rows.append({"name": None, "op": None, "domain": None, "opset": None, "reason": str(e)})
-    else:
-        for n in model.graph.nodes:
-            if isinstance(n.op, Foreign):
-                node = n.op.node
-                rows.append(
-                    {
-                        "name": n.name,
-                        "op": node.op_type,
-                        "domain": node.domain,
-                        "opset": n.op.opsets.get(node.domain),
-                        "reason": foreign_reason(n.op),
-                    }
-                )
+    def shapes(inputs: Any) -> Any:
+        return parse_shapes(SimpleNamespace(inputs=inputs), args.shape)  # type: ignore[arg-type]
+
+    report = check(args.model, shapes)
     if args.json:
-        print_json({"model": args.model, "native": not rows, "unsupported": rows})
-    elif not rows:
-        say(f"{text.clean(args.model)}: every operator runs natively")
-    elif rows[0]["name"] is None:
-        say(f"{text.clean(args.model)}: not supported: {text.clean(rows[0]['reason'])}")
+        print_json({"model": args.model, **report.to_dict()})
     else:
-        cells = [
-            (r["name"], f"{r['domain']}.{r['op']}" if r["domain"] else r["op"], r["opset"],
-             r["reason"])
-            for r in rows
-        ]  # fmt: skip
-        print_table(("node", "op", ">opset", "reason"), cells)
-    return 1 if rows else 0
+        say(f"{text.clean(args.model)}: {summary(report)}")
+        for line in lines(report):
+            say(line)
+    return 2 if not report.runs else 0 if report.native else 1
