@@ -173,6 +173,13 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         OptionError, InputError: ``shapes`` does not fit the model.
         ShapeError: shapes in the graph do not fit together.
     """
+    return study(model, shapes)[0]
+
+
+def study(
+    model: Model, shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Description, dict[str, TensorType]]:
+    """As :func:`describe`, and the type of every value that is known."""
     sizes, notes = concrete_shapes(model, shapes)
     plans: list[Plan] = [model.prepare(sizes).plan]
     types: dict[str, TensorType] = {}
@@ -198,7 +205,7 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         runs=counts,
     )
     outputs = {o.name: facts.shape(o.name) or _static(types.get(o.name)) for o in model.outputs}
-    return Description(sizes, outputs, model.opset, layers, totals, notes)
+    return Description(sizes, outputs, model.opset, layers, totals, notes), types
 
 
 def _run_once(

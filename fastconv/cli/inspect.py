@@ -7,16 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 from .. import text
+from ..errors import OptionError
 from .common import (
     add_json,
     add_model,
     add_shape,
+    add_threads,
     load_model,
     note,
     parse_shapes,
     print_json,
     print_table,
     say,
+    whole,
 )
 
 
@@ -41,6 +44,20 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--no-optimize", action="store_true", help="show the graph as the file has it, unfused"
     )
+    parser.add_argument(
+        "--graph",
+        metavar="FILE.svg|FILE.html",
+        help="draw the graph as it runs, with shapes and kernels; the page pans and zooms",
+    )
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        type=whole(1, 10_000),
+        const=10,
+        metavar="RUNS",
+        help="with --graph: measure every layer's time over so many runs (default 10)",
+    )
+    add_threads(parser)
     parser.set_defaults(function=main)
 
 
@@ -48,6 +65,10 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if args.check:
         return check(args)
+    if args.profile and not args.graph:
+        raise OptionError("--profile goes with --graph; for a table of times use bench --profile")
+    if args.graph:
+        return graph(args)
     from .. import inspect
 
     model = load_model(args, fallback="allow", optimize=not args.no_optimize)
@@ -63,6 +84,20 @@ def main(args: argparse.Namespace) -> int:
     say()
     for line in inspect.footer(found):
         say(line)
+    return 0
+
+
+def graph(args: argparse.Namespace) -> int:
+    """``--graph``: draw the graph into a file."""
+    from ..draw import draw, form_of
+
+    form_of(args.graph)
+    model = load_model(args, fallback="allow", optimize=not args.no_optimize)
+    draw(model, args.graph, parse_shapes(model, args.shape), args.profile or 0)
+    if args.json:
+        print_json({"model": args.model, "graph": args.graph})
+    else:
+        say(f"{text.clean(args.graph)}: the graph of {text.clean(args.model)}")
     return 0
 
 
