@@ -370,8 +370,9 @@ def _svg(body: str, width: float, height: float) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="{FONT}">'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="1" refY="4" markerWidth="6" '
-        f'markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>'
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="1" refY="4" '
+        'markerUnits="userSpaceOnUse" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<path d="M0 0L8 4L0 8z" fill="{LINE}"/></marker></defs>'
         f'<rect width="100%" height="100%" fill="{PAPER}"/>{body}</svg>\n'
     )
 

@@ -46,7 +46,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "movement": (
         "Concat", "Split", "Slice", "Pad", "Transpose", "Reshape", "Flatten", "Squeeze",
         "Unsqueeze", "Expand", "Tile", "Gather", "DepthToSpace", "SpaceToDepth", "Resize",
-        "Identity", "Cast", "GridSample",
+        "Identity", "Cast", "GridSample", "ChannelShuffle", "Dropout",
     ),
 }  # fmt: skip
 FAMILY_OF = {op: family for family, ops in FAMILIES.items() for op in ops}
@@ -133,6 +133,7 @@ def picture(
     """
     description, types = study(model, shapes)
     times, total = measure(model, description.inputs, runs) if runs else ({}, None)
+    known = {n: TensorType(a.dtype, a.shape) for n, a in model.graph.consts.items()} | types
     t = description.totals
     title = (
         f"{t.layers} layers from {t.nodes} nodes; parameters {t.parameters:,}; "
@@ -146,7 +147,7 @@ def picture(
     read = {i for n in model.graph.nodes for i in n.inputs} | set(model.graph.outputs)
     for node, layer in zip(model.graph.nodes, description.layers, strict=True):
         k = len(result.boxes)
-        result.boxes.append(_box(node, layer, types, times.get(id(node)), total))
+        result.boxes.append(_box(node, layer, known, times.get(id(node)), total))
         _connect(result, node.inputs, k, made, types)
         outputs = [o for o in node.outputs if o in read]
         for port, name in enumerate(outputs):
@@ -236,7 +237,7 @@ def _facts(
     if len(layer.sources) > 1:
         found.append(("made of", ", ".join(s.name for s in layer.sources)))
     for k, name in enumerate(n for n in node.inputs if n):
-        found.append((f"input {k}", f"{name}: {types.get(name, 'constant')}"))
+        found.append((f"input {k}", f"{name}: {types.get(name, 'not known')}"))
     for k, name in enumerate(n for n in node.outputs if n):
         found.append((f"output {k}", f"{name}: {types.get(name, 'not known')}"))
     if layer.kernel_shape is not None:

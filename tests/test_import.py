@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
     "compare": LEAVES,
+    "visualize": LEAVES | {"graph", "passes", "runtime", "text"},
     "layered": set(),
     "page": set(),
     "picture": LEAVES | {"feeds", "graph", "inspect", "text"},
