@@ -35,6 +35,8 @@ ROW = 1100
 MAX_MAPS = 4096
 TEXT, FAINT, PAPER = (29, 39, 51), (100, 112, 128), (255, 255, 255)
 NAN = (255, 0, 200)
+#: Colours of a scale: an odd number, so that zero has the middle one.
+COLOURS = 255
 #: Colours from low to high: dark to bright for values ≥ 0; blue, white, red around zero.
 RISING = (
     (13, 8, 60),
@@ -300,18 +302,18 @@ def _colour(a: np.ndarray, ends: tuple[float, float], signed: bool) -> np.ndarra
     with np.errstate(all="ignore"):
         part = (a - low) / (high - low) if high > low else np.full(a.shape, 0.5 if signed else 0.0)
     table = _table(AROUND if signed else RISING)
-    bad = np.isnan(part)
-    index = np.clip(np.nan_to_num(part, posinf=1.0, neginf=0.0), 0, 1) * 255
+    bad = np.isnan(a)
+    index = np.clip(np.nan_to_num(part, posinf=1.0, neginf=0.0), 0, 1) * (COLOURS - 1)
     rgb = table[index.round().astype(np.uint8)]
     rgb[bad] = NAN
     return rgb
 
 
 def _table(anchors: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """256 colours through the anchors."""
-    at = np.linspace(0, 255, len(anchors))
+    """Colours through the anchors."""
+    at = np.linspace(0, COLOURS - 1, len(anchors))
     points = np.array(anchors, np.float64)
-    table = [np.interp(np.arange(256), at, points[:, c]) for c in range(3)]
+    table = [np.interp(np.arange(COLOURS), at, points[:, c]) for c in range(3)]
     return np.stack(table, axis=1).round().astype(np.uint8)
 
 
@@ -455,7 +457,7 @@ def _page(
         _write(draw, (left, 8 + (0 if k == 0 else 6 + 18 * k)), line, 16 if k == 0 else 12,
                TEXT if k == 0 else FAINT)  # fmt: skip
     if colours is not None and page.width - left > max(need) + 180:
-        bar = np.broadcast_to(_table(colours)[None], (10, 256, 3))
+        bar = np.broadcast_to(_table(colours)[None], (10, COLOURS, 3))
         strip = Image.fromarray(np.ascontiguousarray(bar)).resize((128, 10))
         page.paste(strip, (page.width - EDGE - 128, 14))
     page.paste(sheet, (EDGE, head))
