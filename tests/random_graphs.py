@@ -417,6 +417,12 @@ def residual(g: Grower) -> None:
     x = g.image()
     c = g.values[x].shape[1]
     group = c if g.chance(30) else 1
+    if g.chance(20):  # or with one of the two spread over the other
+        small = g("GlobalAveragePool", x)
+        of, other = (x, small) if g.chance(50) else (small, x)
+        y = g("Conv", of, g.weight(c, c, 1, 1, fan=c))
+        g("Add", *g.draw.sample([other, y], 2))
+        return
     y = g("Conv", x, g.weight(c, c // group, 3, 3, fan=9 * c // group), pads=[1] * 4, group=group)
     if g.chance(50):
         y = g("Relu", y)
