@@ -260,7 +260,7 @@ class Model:
         for i in self.inputs:
             shape = tuple((shapes or {}).get(i.name, i.shape or ()))
             sizes = tuple(d for d in shape if isinstance(d, int))
-            if len(sizes) != len(shape) or i.shape is None:
+            if len(sizes) != len(shape) or (i.shape is None and i.name not in (shapes or {})):
                 raise InputError(
                     f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
                     f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
