@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import queue
 import threading
 import weakref
 from collections import OrderedDict
@@ -20,69 +19,22 @@ from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
-from .executor import Context, Program
+from .executor import Context, Program, forget_teams
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
 DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, as
-#: the team is gone, so runs that need a team go to a worker of the child's own instead.
-_survivor: int | None = None
-_worker: Worker | None = None
-
-
 def _after_fork() -> None:
-    """In a forked child: no lock is held, no context is in use, and OpenMP's team is gone."""
-    global _survivor, _worker
-    _survivor = threading.get_ident()
-    _worker = None
+    """In a forked child: no lock is held, and the helping threads stayed with the parent."""
+    forget_teams()
     for engine in list(_engines):
         engine._lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class Worker:
-    """A thread that runs one call after another until it is told to stop."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future] | None]
-        self._calls = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="fastconv-after-fork", daemon=True).start()
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, future = call
-            try:
-                function()
-            except BaseException as e:
-                future.error = e
-            future.done.release()
-
-    def run(self, function: Callable[[], None]) -> None:
-        """Run ``function`` in the thread and wait; raises what it raises."""
-        future = Future()
-        self._calls.put((function, future))
-        future.done.acquire()
-        if future.error is not None:
-            raise future.error
-
-    def stop(self) -> None:
-        """End the thread once the call in hand is done."""
-        self._calls.put(None)
-
-
-class Future:
-    """What a call in a worker came to; ``done`` is released when it has."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
 
 
 class Prepared:
@@ -119,9 +71,6 @@ class Prepared:
                 result[name] = externals[i] = np.empty(shape, dtype)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
-        if _survivor is not None and self._needs_worker():
-            self._run_in_worker(externals, times)
-            return result
         try:
             context = self.pool.pop()
         except IndexError:
@@ -138,28 +87,6 @@ class Prepared:
         except (MemoryError, OSError, OverflowError, ValueError) as e:
             size = self.program.arena_size
             raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
-
-    def _needs_worker(self) -> bool:
-        return self.program.max_threads > 1 and threading.get_ident() == _survivor
-
-    def _run_in_worker(self, externals: list[Any], times: np.ndarray | None) -> None:
-        global _worker
-
-        def call() -> None:
-            # The context goes back to the pool when it is free, not when Ctrl-C ends the waiting.
-            context = self.pool.pop() if self.pool else self._context()
-            try:
-                context.run(externals, times)
-            finally:
-                self.pool.append(context)
-
-        worker, _worker = _worker or Worker(), None
-        try:
-            worker.run(call)
-        except BaseException:
-            worker.stop()  # interrupted, it may be busy for a while yet
-            raise
-        _worker = worker
 
 
 def python_function(step: Step) -> Callable[[Context, list[Any]], None]:

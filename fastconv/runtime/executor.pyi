@@ -11,7 +11,11 @@ class Program:
         self,
         steps: list[
             tuple[
-                int, bytes, list[tuple[int, int]], int, Callable[[Context, list[Any]], None] | None
+                int,
+                bytes,
+                list[tuple[int, int]],
+                tuple[int, int, int, int],
+                Callable[[Context, list[Any]], None] | None,
             ]
         ],
         arena_size: int,
@@ -27,3 +31,6 @@ class Context:
     def address(self, offset: int) -> int: ...
     def offset_in_map(self, offset: int) -> int: ...
     def run(self, externals: list[Any], times: np.ndarray | None = None) -> None: ...
+
+def forget_teams() -> None: ...
+def helpers() -> int: ...

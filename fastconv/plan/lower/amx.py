@@ -324,7 +324,8 @@ def lower(
         ]
     line = -(-4 * pitch // 64) * 64
     scratch = low.scratch(
-        checked_size((threads, 8192 + b_bytes + line + block_n * bytes_of(rows)), 1, "scratch")
+        checked_size((threads, 8192 + b_bytes + line + block_n * bytes_of(rows)), 1, "scratch"),
+        threads,
     )
     xn, xh, xw, xc = strides or (s.h * s.w * x.pixel, s.w * x.pixel, x.pixel, 1)
     yp, rp = y.pixel, residual.pixel if residual is not None else 0

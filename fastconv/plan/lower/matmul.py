@@ -103,7 +103,7 @@ def product(
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", 1), lambda: aligned_zeros((1,)))
-    scratch = low.scratch(checked_size((threads, mr), 8))
+    scratch = low.scratch(checked_size((threads, mr), 8), threads)
     low.step("conv", params, [x, packed, bias, None, zeros, scratch, y], macs=macs, threads=threads)
 
 
