@@ -246,7 +246,7 @@ cdef class Context:
                     shared = team.shared
             with nogil:
                 mode = fastconv_flush()
-                start = fastconv_now()
+                now = start = fastconv_now()
                 try:
                     for i in range(program.n_steps):
                         s = &self.steps[i]
@@ -255,18 +255,19 @@ cdef class Context:
                                 fastconv_restore(mode)
                                 program.functions[i](self, externals)
                                 fastconv_flush()
+                                now = fastconv_now()
                                 if team is not None and team.generation != generation:
                                     shared = NULL  # a fork: this process has no helpers
-                        elif s.threads == 1 or shared == NULL:
+                        elif s.threads == 1 or shared == NULL or now < shared.alone_until:
                             s.kernel(&s.call, 0, 1)
                         else:
                             share_step(shared, s.kernel, &s.call, s.n_refs, s.scratch,
-                                       s.scratch_size, s.threads, s.pieces)
+                                       s.scratch_size, s.threads, s.pieces, now)
                         now = fastconv_now()
                         if timed:
                             with gil:
                                 times[i] = now - start
-                            start = fastconv_now()
+                            now = start = fastconv_now()
                         elif now - start > SIGNAL_PERIOD:
                             start = now
                             with gil:

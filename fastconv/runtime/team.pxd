@@ -12,6 +12,10 @@ part. A step is over when its pieces are done. A thread that holds none is not w
 no piece is left nobody looks at anything of the run's. So a helper that comes late, or not at all,
 costs nothing.
 
+A helper that another process keeps from its core while it holds a piece does hold up the run, and one
+that shares the caller's core only takes its time. After either, the caller goes on alone for a while
+(``back_off``), longer each time that it happens again soon.
+
 Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. Whoever
 has news looks for sleepers after telling it, and sleepers for news after saying that they sleep,
 both in sequentially consistent order, so one of the two sees the other.
@@ -24,6 +28,15 @@ from fastconv.kernels.abi cimport Call, kernel_fn
 
 cdef extern from *:
     """
+    #if defined(__linux__)
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sched.h>
+    #define fastconv_cpu() sched_getcpu()
+    #else
+    #define fastconv_cpu() (-1)     /* not to be known: taken as different */
+    #endif
     #include <pthread.h>
     #include <time.h>
     static inline int64_t fastconv_now(void) {
@@ -80,6 +93,7 @@ cdef extern from *:
     unsigned long fastconv_flush() noexcept nogil
     void fastconv_restore(unsigned long) noexcept nogil
     void fastconv_pause() noexcept nogil
+    int fastconv_cpu() noexcept nogil
     uint64_t get_open "fastconv_get"(uint64_t*) noexcept nogil
     uint64_t get_open_seq "fastconv_get_seq"(uint64_t*) noexcept nogil
     int64_t get_done "fastconv_get"(int64_t*) noexcept nogil
@@ -106,6 +120,11 @@ cdef enum:
     SPIN = 50_000
     #: Pauses between two looks at the clock.
     PAUSES = 16
+    #: Waiting this much longer than a piece takes means that a helper was held up.
+    HELD_UP = 100_000
+    #: For how long a caller goes on alone, first and at most.
+    FIRST_BACK_OFF = 1_000_000
+    LAST_BACK_OFF = 64_000_000
     #: Buffers that a step with scratch memory per thread may have.
     MAX_BUFFERS = 16
     FIELD = (1 << 24) - 1
@@ -122,8 +141,11 @@ cdef struct team_t:
     const Call* call
     int64_t scratch_size
     int pieces, n_buffers, scratch
-    char pad2[92]
-    int sleepers, caller_sleeps, stop
+    int cpu                     # where the caller was
+    char pad2[88]
+    int sleepers, caller_sleeps, crowded, stop
+    char pad3[112]
+    int64_t alone_until, back_off   # the caller's own, by its clock
     pthread_mutex_t lock
     pthread_cond_t work, finished
 
@@ -156,13 +178,25 @@ cdef inline void execute(
     kernel(&own, piece, pieces)
 
 
+cdef inline void back_off(team_t* t, int64_t now) noexcept nogil:
+    """Let the caller go on alone for a while; for twice as long if it happened a while ago."""
+    if now - t.alone_until < 8 * t.back_off:
+        t.back_off = min(2 * t.back_off, <int64_t>LAST_BACK_OFF)
+    else:
+        t.back_off = FIRST_BACK_OFF
+    t.alone_until = now + t.back_off
+
+
 cdef inline void share_step(
     team_t* t, kernel_fn kernel, const Call* call, int n_buffers, int scratch, int64_t size,
-    int threads, int pieces,
+    int threads, int pieces, int64_t now,
 ) noexcept nogil:
-    """The caller's part of a step: offer its pieces, do what the helpers leave, wait for theirs."""
+    """The caller's part of a step: offer its pieces, do what the helpers leave, wait for theirs.
+
+    ``now`` is the time at which it is called.
+    """
     cdef uint64_t open
-    cdef int64_t first, start = 0, limit = SPIN, mine = 0
+    cdef int64_t start = 0, time, limit = SPIN, mine = 0
     cdef int spins = 0
     t.kernel = kernel
     t.call = call
@@ -170,6 +204,7 @@ cdef inline void share_step(
     t.n_buffers = n_buffers
     t.scratch = scratch
     t.scratch_size = size
+    t.cpu = fastconv_cpu()
     put_done(&t.done, 0)
     put_open(&t.open, <uint64_t>threads << 48 | <uint64_t>pieces << 24)
     if get_flag(&t.sleepers):
@@ -182,23 +217,49 @@ cdef inline void share_step(
         if left(open, 0) <= 0:
             break
         if swap(&t.open, open, open + 1):
-            first = <int64_t>(open & FIELD)
-            execute(kernel, call, n_buffers, scratch, size, 0, <int>first, pieces)
+            execute(kernel, call, n_buffers, scratch, size, 0, <int>(open & FIELD), pieces)
             mine += 1
     while get_done(&t.done) != pieces - mine:
         fastconv_pause()
         spins += 1
-        if spins % PAUSES == 0:
-            if start == 0:
-                start = fastconv_now()
-            elif fastconv_now() - start > limit:
-                pthread_mutex_lock(&t.lock)
-                put_flag(&t.caller_sleeps, 1)
-                while get_done_seq(&t.done) != pieces - mine:
-                    pthread_cond_wait(&t.finished, &t.lock)
-                put_flag(&t.caller_sleeps, 0)
-                pthread_mutex_unlock(&t.lock)
-                break
+        if spins % PAUSES:
+            continue
+        time = fastconv_now()
+        if start == 0:
+            start = time
+            # A helper may have begun a piece just now.
+            limit = SPIN + 2 * ((start - now) // max(mine, 1))
+        elif time - start > limit:
+            pthread_mutex_lock(&t.lock)
+            put_flag(&t.caller_sleeps, 1)
+            while get_done_seq(&t.done) != pieces - mine:
+                pthread_cond_wait(&t.finished, &t.lock)
+            put_flag(&t.caller_sleeps, 0)
+            pthread_mutex_unlock(&t.lock)
+            time = fastconv_now()
+            if time - start > limit + HELD_UP:
+                back_off(t, time)
+            break
+    if get_flag(&t.crowded):
+        put_flag(&t.crowded, 0)
+        back_off(t, fastconv_now())
+
+
+cdef inline bint sleep(team_t* t, int slot, bint crowded) noexcept nogil:
+    """Wait until there are pieces for this helper; False when it is dismissed.
+
+    A crowded helper leaves the pieces of now to the caller.
+    """
+    pthread_mutex_lock(&t.lock)
+    add_flag(&t.sleepers, 1)
+    while not get_flag(&t.stop) and (crowded or left(get_open_seq(&t.open), slot) <= 0):
+        crowded = False
+        pthread_cond_wait(&t.work, &t.lock)
+        # Who wakes sleepers up has set their count to zero.
+        if left(get_open_seq(&t.open), slot) <= 0:
+            add_flag(&t.sleepers, 1)
+    pthread_mutex_unlock(&t.lock)
+    return not get_flag(&t.stop)
 
 
 cdef inline void serve(team_t* t, int slot) noexcept nogil:
@@ -206,10 +267,11 @@ cdef inline void serve(team_t* t, int slot) noexcept nogil:
     cdef uint64_t open
     cdef int64_t start = 0
     cdef int spins = 0
+    cdef bint crowded = False
     fastconv_flush()
     while True:
         open = get_open(&t.open)
-        if left(open, slot) > 0:
+        if left(open, slot) > 0 and not crowded:
             if swap(&t.open, open, open - (<uint64_t>1 << 24)):
                 execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot,
                         <int>(open >> 24 & FIELD) - 1, t.pieces)
@@ -223,19 +285,18 @@ cdef inline void serve(team_t* t, int slot) noexcept nogil:
             continue
         fastconv_pause()
         spins += 1
-        if spins % PAUSES == 0:
-            if start == 0:
-                start = fastconv_now()
-            elif fastconv_now() - start > SPIN:
-                pthread_mutex_lock(&t.lock)
-                add_flag(&t.sleepers, 1)
-                while left(get_open_seq(&t.open), slot) <= 0 and not get_flag(&t.stop):
-                    pthread_cond_wait(&t.work, &t.lock)
-                    # The waker has reset the count.
-                    if left(get_open_seq(&t.open), slot) <= 0:
-                        add_flag(&t.sleepers, 1)
-                pthread_mutex_unlock(&t.lock)
-                if get_flag(&t.stop):
-                    return
-                spins = 0
-                start = 0
+        if spins % PAUSES and not crowded:
+            continue
+        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        if crowded:
+            put_flag(&t.crowded, 1)
+        elif start == 0:
+            start = fastconv_now()
+            continue
+        elif fastconv_now() - start <= SPIN:
+            continue
+        if not sleep(t, slot, crowded):
+            return
+        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        spins = 0
+        start = 0
