@@ -33,6 +33,7 @@ from fastconv.runtime.team cimport (
     fastconv_flush,
     fastconv_now,
     fastconv_restore,
+    judge,
     pthread_cond_broadcast,
     pthread_cond_destroy,
     pthread_cond_init,
@@ -227,7 +228,8 @@ cdef class Context:
         cdef Team team = None
         cdef team_t* shared = NULL
         cdef unsigned long mode
-        cdef int64_t start, now
+        cdef int64_t start, now, time
+        cdef bint helped
         cdef bint timed = times is not None
         if n > 16:
             views = <Py_buffer*>malloc(n * sizeof(Py_buffer))
@@ -250,6 +252,7 @@ cdef class Context:
                 try:
                     for i in range(program.n_steps):
                         s = &self.steps[i]
+                        helped = False
                         if s.kernel == NULL:
                             with gil:
                                 fastconv_restore(mode)
@@ -263,7 +266,11 @@ cdef class Context:
                         else:
                             share_step(shared, s.kernel, &s.call, s.n_refs, s.scratch,
                                        s.scratch_size, s.threads, s.pieces, now)
+                            helped = True
+                        time = now
                         now = fastconv_now()
+                        if helped:
+                            judge(shared, time, now)
                         if timed:
                             with gil:
                                 times[i] = now - start

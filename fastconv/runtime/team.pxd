@@ -13,8 +13,8 @@ no piece is left nobody looks at anything of the run's. So a helper that comes l
 costs nothing.
 
 A helper that another process keeps from its core while it holds a piece does hold up the run, and one
-that shares the caller's core only takes its time. After either, the caller goes on alone for a while
-(``back_off``), longer each time that it happens again soon.
+that shares the caller's core only takes its time. Where helpers cost much of what they bring, the
+caller goes on alone for a while (``back_off``), longer each time that it happens again soon.
 
 Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. Whoever
 has news looks for sleepers after telling it, and sleepers for news after saying that they sleep,
@@ -120,11 +120,11 @@ cdef enum:
     SPIN = 50_000
     #: Pauses between two looks at the clock.
     PAUSES = 16
-    #: Waiting this much longer than a piece takes means that a helper was held up.
-    HELD_UP = 100_000
-    #: For how long a caller goes on alone, first and at most.
-    FIRST_BACK_OFF = 1_000_000
+    #: For how many nanoseconds a caller goes on alone, first and at most, and after how many with
+    #: little loss it is the first time again.
+    FIRST_BACK_OFF = 250_000
     LAST_BACK_OFF = 64_000_000
+    GOOD_TIME = 20_000_000
     #: Buffers that a step with scratch memory per thread may have.
     MAX_BUFFERS = 16
     FIELD = (1 << 24) - 1
@@ -145,7 +145,9 @@ cdef struct team_t:
     char pad2[88]
     int sleepers, caller_sleeps, crowded, stop
     char pad3[112]
-    int64_t alone_until, back_off   # the caller's own, by its clock
+    # The caller's own, in nanoseconds: until when and for how long it goes on alone, and since then
+    # the time of shared steps, and what it waited of that for helpers held up.
+    int64_t alone_until, back_off, shared, lost
     pthread_mutex_t lock
     pthread_cond_t work, finished
 
@@ -178,13 +180,20 @@ cdef inline void execute(
     kernel(&own, piece, pieces)
 
 
-cdef inline void back_off(team_t* t, int64_t now) noexcept nogil:
-    """Let the caller go on alone for a while; for twice as long if it happened a while ago."""
-    if now - t.alone_until < 8 * t.back_off:
-        t.back_off = min(2 * t.back_off, <int64_t>LAST_BACK_OFF)
-    else:
-        t.back_off = FIRST_BACK_OFF
-    t.alone_until = now + t.back_off
+cdef inline void judge(team_t* t, int64_t start, int64_t end) noexcept nogil:
+    """After a shared step: whether the helpers are worth it."""
+    cdef bint crowded = get_flag(&t.crowded)
+    t.shared += end - start
+    if crowded or t.lost * 5 > t.shared * 2:
+        put_flag(&t.crowded, 0)
+        t.back_off = min(max(2 * t.back_off, <int64_t>FIRST_BACK_OFF), <int64_t>LAST_BACK_OFF)
+        t.alone_until = end + t.back_off
+        t.shared = 0
+        t.lost = 0
+    elif t.shared > GOOD_TIME:
+        t.shared = 0
+        t.lost = 0
+        t.back_off = 0
 
 
 cdef inline void share_step(
@@ -236,13 +245,8 @@ cdef inline void share_step(
                 pthread_cond_wait(&t.finished, &t.lock)
             put_flag(&t.caller_sleeps, 0)
             pthread_mutex_unlock(&t.lock)
-            time = fastconv_now()
-            if time - start > limit + HELD_UP:
-                back_off(t, time)
+            t.lost += fastconv_now() - start
             break
-    if get_flag(&t.crowded):
-        put_flag(&t.crowded, 0)
-        back_off(t, fastconv_now())
 
 
 cdef inline bint sleep(team_t* t, int slot, bint crowded) noexcept nogil:
