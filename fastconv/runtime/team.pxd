@@ -237,7 +237,7 @@ cdef inline void share_step(
         if start == 0:
             start = time
             # A helper may have begun a piece just now.
-            limit = SPIN + 2 * ((start - now) // max(mine, 1))
+            limit = 2 * SPIN + 2 * ((start - now) // max(mine, 1))
         elif time - start > limit:
             pthread_mutex_lock(&t.lock)
             put_flag(&t.caller_sleeps, 1)
