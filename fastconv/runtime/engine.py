@@ -19,7 +19,7 @@ from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
-from .executor import Context, Program, forget_teams
+from .executor import Context, Program, Runner, forget_teams
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
 DEFAULT_PLANS = 8
@@ -58,7 +58,20 @@ class Prepared:
             for name in plan.results
         ]
         #: Whether the results are all of the graph's outputs, with nothing left to do.
+        self.hot: Runner | None = None
         self.complete = not plan.known and not plan.eager and plan.rest is None
+
+    def runner(self, graph: Graph) -> Runner | None:
+        """The short way to run this plan; None where there is more to do than to run it."""
+        inputs = dict.fromkeys(name for _, name in self.inputs)
+        whole = list(inputs) == graph.inputs and list(self.plan.results) == graph.outputs
+        if not (self.complete and whole):
+            return None
+        types = self.plan.types
+        ins = tuple((i, n, tuple(types[n].shape), types[n].dtype) for i, n in self.inputs)
+        if any(dtype is None or dtype.kind not in "biuf" for _, _, _, dtype in ins):
+            return None
+        return Runner(self.program, self.n_externals, ins, tuple(self.outputs), self.pool)
 
     def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
@@ -157,6 +170,8 @@ class Engine:
         self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._lock = threading.Lock()
+        #: The short way to the plan of the last run, if it has one: see ``Runner``.
+        self.hot: Runner | None = None
         _engines.add(self)
 
     def prepare(self, feeds: Mapping[str, np.ndarray | TensorType]) -> Prepared:
@@ -175,6 +190,7 @@ class Engine:
                     self.strict,
                 )  # fmt: skip
                 prepared = Prepared(plan)
+                prepared.hot = prepared.runner(self.graph)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
@@ -199,6 +215,7 @@ class Engine:
             times = np.zeros(len(plan.steps))
             profile.append((plan, times))
         values: dict[str, Any] = prepared.run(feeds, times)
+        self.hot = prepared.hot
         if prepared.complete and len(values) == len(self.graph.outputs):
             return values
         fresh = {id(v) for v in values.values()}

@@ -16,6 +16,7 @@ import mmap
 
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
     PyBUF_WRITABLE,
     PyBuffer_Release,
     PyObject_GetBuffer,
@@ -24,7 +25,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memset, strcmp
 
 from fastconv.kernels.abi cimport Call, kernel_fn
 from fastconv.runtime.team cimport (
@@ -47,6 +48,8 @@ from fastconv.runtime.team cimport (
     team_t,
 )
 
+from numpy import empty, ndarray
+
 from ..threads import affinity
 
 cdef extern from "stdlib.h" nogil:
@@ -60,6 +63,8 @@ cdef enum:
     CONST = 1
     EXTERNAL = 2
     ABSENT = 3
+    #: Arrays whose buffers fit the stack.
+    FEW = 16
 
 
 cdef struct Step:
@@ -98,6 +103,8 @@ cdef class Program:
     cdef Ref* refs
     cdef readonly int n_steps
     cdef int n_refs
+    cdef int* external      # the references to external buffers
+    cdef int n_external
     cdef readonly int64_t arena_size
     cdef readonly int max_threads
     cdef object keep
@@ -116,7 +123,8 @@ cdef class Program:
         self.n_refs = total
         self.steps = <Step*>malloc((len(steps) + 1) * sizeof(Step))
         self.refs = <Ref*>malloc((total + 1) * sizeof(Ref))
-        if self.steps == NULL or self.refs == NULL:
+        self.external = <int*>malloc((total + 1) * sizeof(int))
+        if self.steps == NULL or self.refs == NULL or self.external == NULL:
             raise MemoryError
         for i, (address, params, refs, (threads, pieces, scratch, size), function) in enumerate(steps):
             self.params.append(params)
@@ -135,12 +143,16 @@ cdef class Program:
             for kind, value in refs:
                 self.refs[r].kind = kind
                 self.refs[r].value = value
+                if kind == EXTERNAL:
+                    self.external[self.n_external] = r
+                    self.n_external += 1
                 r += 1
         self.n_steps = len(steps)
 
     def __dealloc__(self):
         free(self.steps)
         free(self.refs)
+        free(self.external)
 
 
 cdef class Context:
@@ -220,18 +232,10 @@ cdef class Context:
             externals: the C-contiguous arrays behind the external buffers, inputs and outputs.
             times: filled with each step's nanoseconds, when given.
         """
-        cdef Program program = self.program
         cdef int n = len(externals), i, got = 0
-        cdef Py_buffer small[16]
+        cdef Py_buffer small[FEW]
         cdef Py_buffer* views = small
-        cdef Step* s
-        cdef Team team = None
-        cdef team_t* shared = NULL
-        cdef unsigned long mode
-        cdef int64_t start, now, time
-        cdef bint helped
-        cdef bint timed = times is not None
-        if n > 16:
+        if n > FEW:
             views = <Py_buffer*>malloc(n * sizeof(Py_buffer))
             if views == NULL:
                 raise MemoryError
@@ -239,9 +243,27 @@ cdef class Context:
             for i in range(n):
                 PyObject_GetBuffer(externals[i], &views[i], PyBUF_C_CONTIGUOUS)
                 got += 1
-            for i in range(program.n_refs):
-                if program.refs[i].kind == EXTERNAL:
-                    self.pointers[i] = views[program.refs[i].value].buf
+            self.execute(views, externals, times)
+        finally:
+            for i in range(got):
+                PyBuffer_Release(&views[i])
+            if views != small:
+                free(views)
+
+    cdef execute(self, Py_buffer* views, list externals, double[::1] times):
+        """Run every step on ``externals``, whose memory ``views`` shows."""
+        cdef Program program = self.program
+        cdef int i
+        cdef Step* s
+        cdef Team team = None
+        cdef team_t* shared = NULL
+        cdef unsigned long mode
+        cdef int64_t start, now, time
+        cdef bint helped
+        cdef bint timed = times is not None
+        for i in range(program.n_external):
+            self.pointers[program.external[i]] = views[program.refs[program.external[i]].value].buf
+        try:
             if program.max_threads > 1:
                 team = borrow(program.max_threads - 1)
                 if team is not None:
@@ -286,10 +308,96 @@ cdef class Context:
         finally:
             if team is not None:
                 give_back(team)
-            for i in range(got):
-                PyBuffer_Release(&views[i])
-            if views != small:
-                free(views)
+
+
+cdef class Runner:
+    """Runs a program on named arrays with as little in between as can be.
+
+    Args:
+        program: the program.
+        n_externals: how many arrays it takes.
+        inputs: ``(external, name, shape, dtype)`` of each input.
+        outputs: the same of each output.
+        pool: contexts of the program that wait to be used.
+    """
+
+    cdef Program program
+    cdef int n_externals
+    cdef tuple inputs
+    cdef tuple outputs
+    cdef list pool
+    cdef list formats
+
+    def __init__(self, Program program, int n_externals, tuple inputs, tuple outputs, list pool):
+        self.program = program
+        self.n_externals = n_externals
+        self.inputs = inputs
+        self.outputs = outputs
+        self.pool = pool
+        # How NumPy's buffers name each input's dtype in native order.
+        self.formats = [memoryview(empty(0, i[3])).format.encode() for i in inputs]
+
+    def run(self, feeds):
+        """The outputs by name. None, having done nothing, unless all inputs are just right.
+
+        That is: a dict of nothing else, of plain arrays, contiguous, native, of the very shapes;
+        and a context is free.
+        """
+        cdef int i, k, index
+        cdef Py_buffer small[FEW]
+        cdef Py_buffer* view
+        cdef tuple entry, shape
+        cdef bytes wanted
+        cdef list externals
+        cdef dict result
+        cdef Context context
+        if (self.n_externals > FEW or type(feeds) is not dict or not self.pool
+                or len(<dict>feeds) != len(self.inputs)):
+            return None
+        externals = [None] * self.n_externals
+        memset(small, 0, self.n_externals * sizeof(Py_buffer))  # so that releasing them does nothing
+        try:
+            for i, entry in enumerate(self.inputs):
+                index = entry[0]
+                array = (<dict>feeds).get(entry[1])
+                if type(array) is not ndarray:
+                    return None
+                view = &small[index]
+                try:
+                    PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+                except (BufferError, ValueError):
+                    return None
+                shape = entry[2]
+                if view.ndim != len(shape):
+                    return None
+                for k in range(view.ndim):
+                    if view.shape[k] != <Py_ssize_t>shape[k]:
+                        return None
+                wanted = self.formats[i]
+                if strcmp(view.format, wanted) != 0:
+                    return None
+                externals[index] = array
+            result = {}
+            for entry in self.outputs:
+                index = entry[0]
+                try:
+                    array = empty(entry[2], entry[3])
+                except MemoryError:
+                    return None  # the long way says so better
+                result[entry[1]] = externals[index] = array
+                PyObject_GetBuffer(array, &small[index], PyBUF_C_CONTIGUOUS)
+            try:
+                context = self.pool.pop()
+            except IndexError:
+                return None  # another thread took it
+            try:
+                context.execute(small, externals, None)
+            finally:
+                self.pool.append(context)
+            return result
+        finally:
+            for k in range(self.n_externals):
+                PyBuffer_Release(&small[k])
 
 
 cdef class Team:
