@@ -366,7 +366,9 @@ class Lowering:
         """Append a call of a Python function on NumPy views of plain, dense places."""
         places = [*inputs, *outputs]
         self._touch(places)
-        self.steps.append(Step(name, self.node, {}, places, 1, 0, 1, function, n_outputs=len(outputs)))
+        self.steps.append(
+            Step(name, self.node, {}, places, 1, 0, 1, function, n_outputs=len(outputs))
+        )
 
     def _touch(self, places: list[Place | None]) -> None:
         for p in places:

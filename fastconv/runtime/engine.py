@@ -26,6 +26,7 @@ DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
+
 def _after_fork() -> None:
     """In a forked child: no lock is held, and the helping threads stayed with the parent."""
     forget_teams()
@@ -68,10 +69,13 @@ class Prepared:
         if not (self.complete and whole):
             return None
         types = self.plan.types
-        ins = tuple((i, n, tuple(types[n].shape), types[n].dtype) for i, n in self.inputs)
-        if any(dtype is None or dtype.kind not in "biuf" for _, _, _, dtype in ins):
-            return None
-        return Runner(self.program, self.n_externals, ins, tuple(self.outputs), self.pool)
+        ins: list[tuple[int, str, tuple[int, ...], np.dtype[Any]]] = []
+        for i, name in self.inputs:
+            shape, dtype = types[name].shape, types[name].dtype
+            if shape is None or dtype is None or dtype.kind not in "biuf":
+                return None
+            ins.append((i, name, tuple(int(d) for d in shape), dtype))  # type: ignore[arg-type]
+        return Runner(self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool)
 
     def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
