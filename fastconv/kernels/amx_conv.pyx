@@ -40,6 +40,8 @@ cdef extern from "amx.h" nogil:
     void tile_load(int t, const void* p, Py_ssize_t stride)
     void tile_store(int t, void* p, Py_ssize_t stride)
     void tile_fma(int c, int a, int b)
+    void prefetch(const void* p)
+    void prefetch_far(const void* p)
     void split_pair(vf lo, vf hi, char* p, Py_ssize_t pitch, bint three)
 
 cdef enum:
@@ -91,7 +93,17 @@ cdef struct Operands:
     const float* f          # inputs of the vector units' pixels, see gather
     const float* w          # the panel's weights
     const float* bias
+    const char* ahead       # the next panels' weights
+    const char* ahead_end
     float* out
+
+
+cdef struct Next:
+    const char* a           # the next step's operands for tiles
+    Py_ssize_t part
+    const char* b
+    const float* f          # this step's for the vector units
+    const float* w
 
 
 cdef inline vf fetch(const float* x, int64_t n) noexcept nogil:
@@ -126,32 +138,41 @@ cdef inline void channel(
 
 
 cdef inline void channels(
-    const int n, const int rows, const int nt, vf* acc, const float* f, const float* w,
+    const int parts, const int at, const int n, const int rows, const int nt, vf* acc,
+    const Next* o,
 ) noexcept nogil:
-    if rows > 0:
-        channel(rows, nt, acc, f, w)
-        if n > 1: channel(rows, nt, acc, f + 1, w + PANEL)
-        if n > 2: channel(rows, nt, acc, f + 2, w + 2 * PANEL)
+    """Channels at .. at + n of 32; and as much of the fetching of the next step's operands."""
+    cdef int i
+    for i in range(n):
+        if rows > 0:
+            channel(rows, nt, acc, o.f + at + i, o.w + (at + i) * PANEL)
+        prefetch(o.a + (at + i) * 64)
+        prefetch(o.a + o.part + (at + i) * 64)
+        prefetch(o.b + (at + i) * 64)
+        prefetch(o.b + 32 * 64 + (at + i) * 64)
+        if parts == 3:
+            prefetch(o.a + 2 * o.part + (at + i) * 64)
+            prefetch(o.b + 64 * 64 + (at + i) * 64)
 
 
 cdef inline void multiply(
-    const int n, const int mt, const int nt, const int rows, vf* acc, const float* f,
-    const float* w,
+    const int parts, const int at, const int n, const int mt, const int nt, const int rows, vf* acc,
+    const Next* o,
 ) noexcept nogil:
     """Tiles 0..3 += tiles 4, 5 × tiles 6, 7, between them 4 × n channels for the vector units."""
     if mt: tile_fma(0, 4, 6)
-    channels(n, rows, nt, acc, f, w)
+    channels(parts, at, n, rows, nt, acc, o)
     if mt and nt == 2: tile_fma(1, 4, 7)
-    channels(n, rows, nt, acc, f + n, w + n * PANEL)
+    channels(parts, at + n, n, rows, nt, acc, o)
     if mt == 2: tile_fma(2, 5, 6)
-    channels(n, rows, nt, acc, f + 2 * n, w + 2 * n * PANEL)
+    channels(parts, at + 2 * n, n, rows, nt, acc, o)
     if mt == 2 and nt == 2: tile_fma(3, 5, 7)
-    channels(n, rows, nt, acc, f + 3 * n, w + 3 * n * PANEL)
+    channels(parts, at + 3 * n, n, rows, nt, acc, o)
 
 
-cdef inline void load_a(const int mt, const char* a, Py_ssize_t row) noexcept nogil:
-    if mt: tile_load(4, a, row)
-    if mt == 2: tile_load(5, a + 16 * row, row)
+cdef inline void load_a(const int mt, const char* a) noexcept nogil:
+    if mt: tile_load(4, a, 64)
+    if mt == 2: tile_load(5, a + TILE, 64)
 
 
 cdef inline void load_b(
@@ -163,47 +184,47 @@ cdef inline void load_b(
 
 cdef inline void step(
     const int parts, const int mt, const int nt, const int rows, vf* acc, const char* a,
-    Py_ssize_t part, Py_ssize_t row, const char* b, const float* f, const float* w,
+    Py_ssize_t part, const char* b, const Next* o,
 ) noexcept nogil:
     """One channel block and tap: the products of the parts, in an order of few loads, and the 32
     channels of the vector units spread between them."""
     if parts == 3:
-        load_a(mt, a + 2 * part, row)
-        channels(1, rows, nt, acc, f, w)
+        load_a(mt, a + 2 * part)
+        channels(parts, 0, 1, rows, nt, acc, o)
         load_b(parts, mt, nt, b)
-        channels(1, rows, nt, acc, f + 1, w + PANEL)
-        multiply(1, mt, nt, rows, acc, f + 2, w + 2 * PANEL)
-        load_a(mt, a + part, row)
-        channels(1, rows, nt, acc, f + 6, w + 6 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 7, w + 7 * PANEL)
+        channels(parts, 1, 1, rows, nt, acc, o)
+        multiply(parts, 2, 1, mt, nt, rows, acc, o)
+        load_a(mt, a + part)
+        channels(parts, 6, 1, rows, nt, acc, o)
+        multiply(parts, 7, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + TILE)
-        channels(1, rows, nt, acc, f + 11, w + 11 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 12, w + 12 * PANEL)
-        load_a(mt, a, row)
-        channels(1, rows, nt, acc, f + 16, w + 16 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 17, w + 17 * PANEL)
+        channels(parts, 11, 1, rows, nt, acc, o)
+        multiply(parts, 12, 1, mt, nt, rows, acc, o)
+        load_a(mt, a)
+        channels(parts, 16, 1, rows, nt, acc, o)
+        multiply(parts, 17, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + 2 * TILE)
-        channels(1, rows, nt, acc, f + 21, w + 21 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 22, w + 22 * PANEL)
+        channels(parts, 21, 1, rows, nt, acc, o)
+        multiply(parts, 22, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b)
-        channels(2, rows, nt, acc, f + 26, w + 26 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 28, w + 28 * PANEL)
+        channels(parts, 26, 2, rows, nt, acc, o)
+        multiply(parts, 28, 1, mt, nt, rows, acc, o)
     else:
-        load_a(mt, a + part, row)
-        channels(2, rows, nt, acc, f, w)
+        load_a(mt, a + part)
+        channels(parts, 0, 2, rows, nt, acc, o)
         load_b(parts, mt, nt, b)
-        channels(2, rows, nt, acc, f + 2, w + 2 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 4, w + 4 * PANEL)
-        load_a(mt, a, row)
-        channels(2, rows, nt, acc, f + 12, w + 12 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 14, w + 14 * PANEL)
+        channels(parts, 2, 2, rows, nt, acc, o)
+        multiply(parts, 4, 2, mt, nt, rows, acc, o)
+        load_a(mt, a)
+        channels(parts, 12, 2, rows, nt, acc, o)
+        multiply(parts, 14, 2, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + TILE)
-        channels(2, rows, nt, acc, f + 22, w + 22 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 24, w + 24 * PANEL)
+        channels(parts, 22, 2, rows, nt, acc, o)
+        multiply(parts, 24, 2, mt, nt, rows, acc, o)
 
 
 cdef inline void products(
-    const int parts, const int mt, const int nt, const int rows, const Operands* o,
+    const int parts, const int mt, const int nt, const int rows, Operands* o,
 ) noexcept nogil:
     """``mt * 16`` pixels in tiles and ``rows`` pixels in vectors, by ``nt * 16`` filters, over all
     steps: the former to out[0 ..], the latter to out[TALL ..], PANEL floats each."""
@@ -211,9 +232,11 @@ cdef inline void products(
     cdef int i
     cdef vf acc[2 * MAX_ROWS]
     cdef const char* b = o.b
-    cdef const float* f = o.f
-    cdef const float* w = o.w
     cdef float* out = o.out
+    cdef Next n
+    n.part = o.part
+    n.f = o.f
+    n.w = o.w
     if mt: tile_load(0, o.bias, 0)
     if mt and nt == 2: tile_load(1, o.bias + 16, 0)
     if mt == 2: tile_load(2, o.bias, 0)
@@ -223,10 +246,17 @@ cdef inline void products(
         acc[2 * i + 1] = v_load(o.bias + VW)
     v_fence()
     for k in range(o.steps):
-        step(parts, mt, nt, rows, acc, o.a + o.offsets[k], o.part, 64, b, f, w)
+        # (After the last step the table of offsets goes on with small numbers.)
+        n.a = o.a + o.offsets[k + 1]
+        n.b = b + 2 * parts * TILE
+        step(parts, mt, nt, rows, acc, o.a + o.offsets[k], o.part, b, &n)
         b += 2 * parts * TILE
-        f += rows * BLOCK
-        w += BLOCK * PANEL
+        n.f += rows * BLOCK
+        n.w += BLOCK * PANEL
+        if o.ahead < o.ahead_end:
+            for i in range(32):
+                prefetch_far(o.ahead + i * 64)
+            o.ahead += 32 * 64
     v_fence()
     if mt: tile_store(0, out, 4 * PANEL)
     if mt and nt == 2: tile_store(1, out + 16, 4 * PANEL)
@@ -238,7 +268,7 @@ cdef inline void products(
 
 
 cdef inline void some_products(
-    const int parts, const int rows, int64_t tall, bint few, bint wide, const Operands* o,
+    const int parts, const int rows, int64_t tall, bint few, bint wide, Operands* o,
 ) noexcept nogil:
     """``tall`` pixels in tiles, and ``rows`` in vectors if ``few``."""
     if wide:
@@ -586,6 +616,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                 split_panel(weights + j * p.steps * BLOCK * PANEL, p.steps, p.parts,
                             b + (j - j0) * b_bytes)
         unit += 1
+        # Weights arrive from far away while the ones before them are in use.
+        o.ahead = <const char*>(weights + j1 * p.steps * BLOCK * PANEL)
+        o.ahead_end = o.ahead + min(panels - j1, p.block_panels) * p.steps * BLOCK * PANEL * 4
         for image in range(n0, n1):
             s = scale + image * p.pre_n if scale != NULL else scale
             # Which pixels go where is counted from the image's first, whatever the unit.

@@ -23,12 +23,14 @@ TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
 SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 #: From this many products in a sum on, two parts of a number are enough.
-DEEP = 1152
+DEEP = 1024
 
-# Processor cycles, measured: six products of a tile; splitting a block of a pixel, and of a weight
-# row; storing a row of a panel. A vector multiply-add takes half a cycle for 16 lanes.
-PRODUCTS, SPLIT_PIXEL, SPLIT_WEIGHT, STORE = 110.0, 14.0, 22.0, 12.0
-FMA = 1 / 29.0
+# Processor cycles, measured between the times with and without a busy neighbour on the core: one
+# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
+# weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
+STEP = {3: 850.0, 2: 400.0}
+SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
+MAC = 1 / 27.0
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,18 @@ class Shape:
 
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
-        steps = self.steps()
-        half_panels = ceil(self.filters / 16)
+        steps, panels = self.steps(), ceil(self.filters / 16) / 2
         rows = self.n * self.oh * self.ow
-        pad = 1.0
-        if self.kernel[1] > 1:
-            pad = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow)
-        tiles = self.n * ceil(self.oh * self.ow * pad / 16)
-        pixels = self.n * self.h * self.w
-        split = pixels * self.blocks * SPLIT_PIXEL
-        if self.kernel == (1, 1):
-            split = rows * self.blocks * SPLIT_PIXEL
+        border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
+        image = self.oh * self.ow * border
+        period = TALL + (12 if self.parts == 3 else 6)
+        groups = self.n * max(image / period, ceil(image / period) - 0.5)
+        pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
-            tiles * half_panels * steps * PRODUCTS * (0.5 if self.parts == 2 else 1)
-            + split
-            + half_panels * steps * 16 * SPLIT_WEIGHT
-            + rows * half_panels * STORE / 2
+            groups * panels * steps * STEP[self.parts]
+            + pixels * self.blocks * SPLIT_PIXEL
+            + panels * steps * BLOCK * SPLIT_WEIGHTS
+            + rows * panels * STORE
         )
 
 
@@ -136,8 +134,8 @@ def shape_of(
     )  # fmt: skip
 
 
-def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: float) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``fma_cycles``."""
+def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
+    """Whether the tile-matrix kernel is there, may be used, and takes less than ``macs`` on vectors."""
     if shape is None or low.strict or low.isa != "amx":
         return False
     if shape.channels // shape.group < 4:
@@ -146,7 +144,7 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: f
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < fma_cycles and bool(np.isfinite(weight).all())
+    return shape.cycles() < macs * MAC and bool(np.isfinite(weight).all())
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -245,8 +243,9 @@ def lower(
         return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
 
     # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     rows = s.oh
-    while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
+    while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
         rows = ceil(rows / 2)
     row_blocks = ceil(s.oh / rows)
     if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
@@ -258,7 +257,6 @@ def lower(
         if s.n >= threads:
             block_n = min(block_n, ceil(s.n / threads))
     units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     if units < threads:
         groups = max(groups, min(panels, ceil(threads / units)))
     block_panels = ceil(panels / groups)

@@ -103,8 +103,9 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
-        direct = prod(win.output) * xs[0] * prod(ws) * amx.FMA
-        if amx.choose(low, shape, weight, direct):
+        assert weight is not None
+        _, macs = winograd.choose(low, xs, win.output, ws[0], win, group)
+        if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
@@ -112,7 +113,7 @@ def conv(low: Lowering, node: Node) -> Any:
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
+    m = winograd.choose(low, xs, win.output, ws[0], win, group)[0] if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
         return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
