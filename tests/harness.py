@@ -2,7 +2,7 @@
 
 ``run_op`` builds a one-node graph and runs it with a given kernel build and number of threads;
 ``check_op`` compares it with the operator's own ``compute`` in float64 and demands the same bits
-from 1, 2 and 3 threads, for every kernel build that this machine can run. With several threads every
+from 1, 2 and 3 threads, for every kernel build that this machine can run. With several threads each
 step is shared, however small, and cut into as many pieces as there can be.
 """
 

@@ -88,7 +88,7 @@ def product(
     if m == 1 and batch == 1:
         low.step(
             "gemv", dict(k=k, n=n, **epilogue(act)), [x, packed, bias, None, y], work=4 * k * n,
-            macs=k * n,
+            macs=k * n, units=n // (4 * low.vector("NR")),  # the kernel does four panels at a time
         )  # fmt: skip
         return
     nr, mr = low.vector("NR"), low.vector("MR")
