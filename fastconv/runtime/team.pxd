@@ -120,11 +120,13 @@ cdef enum:
     SPIN = 50_000
     #: Pauses between two looks at the clock.
     PAUSES = 16
-    #: For how many nanoseconds a caller goes on alone, first and at most, and after how many with
-    #: little loss it is the first time again.
+    #: For how many nanoseconds a caller goes on alone: first and at most where helpers were held up
+    #: (to try again may cost some milliseconds), and where one had the caller's core (to try again
+    #: costs some microseconds). After GOOD_TIME with little loss it is the first time again.
     FIRST_BACK_OFF = 250_000
-    LAST_BACK_OFF = 64_000_000
-    GOOD_TIME = 20_000_000
+    LAST_BACK_OFF = 32_000_000
+    CROWDED_BACK_OFF = 500_000
+    GOOD_TIME = 10_000_000
     #: Buffers that a step with scratch memory per thread may have.
     MAX_BUFFERS = 16
     FIELD = (1 << 24) - 1
@@ -182,10 +184,11 @@ cdef inline void execute(
 
 cdef inline void judge(team_t* t, int64_t start, int64_t end) noexcept nogil:
     """After a shared step: whether the helpers are worth it."""
-    cdef bint crowded = get_flag(&t.crowded)
     t.shared += end - start
-    if crowded or t.lost * 5 > t.shared * 2:
+    if get_flag(&t.crowded):
         put_flag(&t.crowded, 0)
+        t.alone_until = end + CROWDED_BACK_OFF
+    elif t.lost * 5 > t.shared * 2:
         t.back_off = min(max(2 * t.back_off, <int64_t>FIRST_BACK_OFF), <int64_t>LAST_BACK_OFF)
         t.alone_until = end + t.back_off
         t.shared = 0
