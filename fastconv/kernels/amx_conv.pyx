@@ -52,6 +52,7 @@ cdef enum:
     ROWS_3 = 12             # ... and after them to the vector units, by the number of parts
     ROWS_2 = 6
     MAX_ROWS = 12
+    RUN_MAX = 512           # the most floats gathered for one pixel
     MAX_PHASES = 16
 
 
@@ -73,6 +74,9 @@ cdef struct AmxParams:
     int64_t phase_h[MAX_PHASES]
     int64_t phase_w[MAX_PHASES]
     int64_t width, first_h, first_w, halo_h, plane
+    # Where a pixel's channels are gathered from: rows of run floats, run_h apart (run_rows = 0: they
+    # lie in one piece).
+    int64_t run_rows, run, run_h
     # Parts of a number: 3, or 2; channel blocks of the input; (block, tap) steps of a panel.
     int64_t parts, blocks, steps
     # Units of work: images × output rows × panels.
@@ -283,6 +287,50 @@ cdef inline void some_products(
         else: products(parts, 1, 1, 0, o)
 
 
+cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept nogil:
+    """The runs of one pixel, one after the other, and zeros to the end of the last block.
+
+    ``t`` has room for VW more.
+    """
+    cdef int64_t r, i, rest = p.run % VW
+    for r in range(p.run_rows):
+        for i in range(p.run // VW):
+            v_store(t + i * VW, v_load(x + i * VW))
+        if rest:
+            v_store(t + p.run - rest, v_load_n(x + p.run - rest, <int>rest))
+        x += p.run_h
+        t += p.run
+    for i in range((p.blocks * BLOCK - p.run_rows * p.run + VW - 1) // VW):
+        v_store(t + i * VW, v_zero())
+
+
+cdef void split_runs(
+    const AmxParams* p, const float* x, int64_t y0, int64_t rows, float* work, char* a,
+) noexcept nogil:
+    """The split copy of the input of output rows y0 .. y0 + rows, each pixel gathered from runs;
+    ``work`` holds MAX_ROWS pixels."""
+    cdef int64_t part = p.plane * 64, size = p.blocks * BLOCK + VW
+    cdef int64_t r, i, k, b, count
+    cdef const float* row
+    cdef const float* t
+    cdef char* at
+    for r in range(rows):
+        row = x + (y0 + r) * p.x_h
+        i = 0
+        while i < p.w:
+            count = min(p.w - i, MAX_ROWS)
+            for k in range(count):
+                collect(p, row + (i + k) * p.x_w, work + k * size)
+            for k in range(count):
+                t = work + k * size
+                at = a + (r * p.width + i + k) * 64
+                for b in range(p.blocks):
+                    split_pair(v_load(t), v_load(t + VW), at, part, p.parts == 3)
+                    t += BLOCK
+                    at += p.parts * part
+            i += count
+
+
 cdef void gather(
     const AmxParams* p, const float* x, const float* scale, const float* shift, int64_t m,
     int64_t count, int64_t rows, float* f,
@@ -296,6 +344,23 @@ cdef void gather(
     cdef const float* t
     cdef float* out
     cdef vf lo, hi, low = v_set(p.pre_lo)
+    cdef float one[RUN_MAX + VW]
+    if p.run_rows:
+        for i in range(rows):
+            if i < count and ox < p.ow:
+                collect(p, x + oy * p.x_h + ox * p.x_w, one)
+            else:
+                for b in range(2 * p.blocks):
+                    v_store(one + b * VW, v_zero())
+            for b in range(p.blocks):
+                out = f + (b * rows + i) * BLOCK
+                v_store(out, v_load(one + b * BLOCK))
+                v_store(out + VW, v_load(one + b * BLOCK + VW))
+            ox += 1
+            if ox == p.width:
+                ox = 0
+                oy += 1
+        return
     for i in range(rows):
         for kh in range(p.kh):
             for kw in range(p.kw):
@@ -462,6 +527,16 @@ cdef void direct(
     cdef int64_t k, c, q, tap, ih, iw, taps = p.kh * p.kw
     cdef float v
     cdef const float* row
+    cdef float one[RUN_MAX + VW]
+    if p.run_rows:
+        collect(p, x + oy * p.x_h + ox * p.x_w, one)
+        for c in range(p.run_rows * p.run):
+            a = v_set(one[c])
+            s0 = v_fma(a, v_load(w + c * PANEL), s0)
+            s1 = v_fma(a, v_load(w + c * PANEL + VW), s1)
+        v_store(out, s0)
+        v_store(out + VW, s1)
+        return
     for k in range(p.steps):
         tap = k % taps
         ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
@@ -579,10 +654,10 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t taps = p.kh * p.kw
     cdef int64_t vector_rows = ROWS_3 if p.parts == 3 else ROWS_2, period = TALL + vector_rows
     cdef float* out = <float*>(<char*>c.buf[7] + thread * (
-        (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4
+        (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4 + MAX_ROWS * VW * 4
         + p.block_panels * b_bytes + p.block_n * image_bytes))
     cdef float* f = out + (TALL + MAX_ROWS) * PANEL
-    cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK)
+    cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK + MAX_ROWS * VW)
     cdef char* a = b + p.block_panels * b_bytes
     cdef char* at
     cdef int64_t done = -1, done_b = -1
@@ -608,6 +683,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
             done = unit // groups
             for image in range(n0, n1):
                 s = scale + image * p.pre_n if scale != NULL else scale
+                if p.run_rows:
+                    split_runs(p, x + image * p.x_n, y0, rows, f, a + (image - n0) * image_bytes)
+                    continue
                 split_image(p, x + image * p.x_n, s, shift, y0, rows,
                             a + (image - n0) * image_bytes)
         if done_b != j0:
@@ -661,4 +739,4 @@ def pack_amx_conv(**values):
 
 
 KERNELS = {"amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv)}
-CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES}
+CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES, "RUN_MAX": RUN_MAX}

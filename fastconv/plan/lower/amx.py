@@ -18,6 +18,8 @@ from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
 BLOCK, PANEL, MAX_PHASES = 32, 32, 16
+#: Inputs of a window that are gathered, at most.
+RUN_MAX = 512
 #: Pixels in tiles, and the most in vectors after them, at a time.
 TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
@@ -104,7 +106,7 @@ class Shape:
         border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
         image = self.oh * self.ow * border
         period = TALL + (12 if self.parts == 3 else 6)
-        groups = self.n * max(image / period, ceil(image / period) - 0.5)
+        groups = self.n * max(image / period, ceil(image / period) - 0.6)
         pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
             groups * panels * steps * STEP[self.parts]
@@ -144,7 +146,8 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < macs * MAC and bool(np.isfinite(weight).all())
+    costs = {"vector": macs, "amx": shape.cycles() / MAC}
+    return low.choose("amx", costs) == "amx" and bool(np.isfinite(weight).all())
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -178,6 +181,32 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
+
+    rows: int
+    length: int
+    step: int
+    x_n: int
+    x_h: int
+    x_w: int
+
+
+def unrolled(shape: Shape) -> Shape:
+    """A convolution of few channels as one of 1×1 whose channels are all inputs of a window."""
+    k = prod(shape.kernel) * shape.channels
+    return Shape(
+        shape.n, shape.oh, shape.ow, k, shape.oh, shape.ow, shape.filters, 1,
+        (1, 1), (1, 1), (1, 1), (0, 0),
+    )  # fmt: skip
+
+
+def pack_runs(w: np.ndarray) -> np.ndarray:
+    """``[filters][channels][kh][kw]`` → the weights of the ``unrolled`` convolution."""
+    return w.transpose(0, 2, 3, 1).reshape(len(w), -1, 1, 1)
+
+
 def flatten(s: Shape) -> Shape:
     """A 1×1 convolution of small images as one of longer rows."""
     if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
@@ -198,6 +227,7 @@ def lower(
     y: Place,
     shape: Shape,
     act: Activation | None,
+    runs: Runs | None = None,
     scale: Place | None = None,
     shift: Place | None = None,
     pre_lo: float = -float("inf"),
@@ -212,6 +242,7 @@ def lower(
         y: the output, channels-last.
         shape: what ``choose`` agreed to.
         act: the activation, or None.
+        runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
         scale, shift: what the input is multiplied by, [image][channel], and then increased by,
             [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
     """
@@ -219,9 +250,12 @@ def lower(
 
     weight = low.known[wn]
     bias = low.known[bn] if bn else None
-    wp = low.packed(("amx", wn, shape.group, shape.kernel), lambda: pack(weight, shape))
+    wp = low.packed(
+        ("amx", wn, shape.group, shape.kernel),
+        lambda: pack(weight if runs is None else pack_runs(weight), shape),
+    )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    s = flatten(shape)
+    s = flatten(shape) if runs is None else shape
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
@@ -229,7 +263,8 @@ def lower(
     steps = s.steps()
     threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
     b_bytes = steps * 2 * s.parts * 1024
-    own = 4 * (TALL + MAX_ROWS) * PANEL + 4 * s.blocks * prod(s.kernel) * MAX_ROWS * BLOCK
+    own = 4 * (TALL + MAX_ROWS) * PANEL
+    own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
     phases = [(a, b) for a in ah.phases for b in aw.phases]
     need = s.ow + aw.halo
     data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
@@ -275,16 +310,20 @@ def lower(
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
-        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=s.h * s.w * x.pixel,
-        x_h=s.w * x.pixel, x_w=x.pixel,
+        n=s.n, h=s.h, w=s.w, channels=s.channels,
+        x_n=runs.x_n if runs else s.h * s.w * x.pixel,
+        x_h=runs.x_h if runs else s.w * x.pixel, x_w=runs.x_w if runs else x.pixel,
+        run_rows=runs.rows if runs else 0, run=runs.length if runs else 0,
+        run_h=runs.step if runs else 0,
         oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
         r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
         stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
         dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
-        halo_h=ah.halo, plane=px, 
-        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        halo_h=ah.halo, plane=px,
+        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
+        block_rows=rows, block_panels=block_panels,
         pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
     )  # fmt: skip
     table = low.constant(np.array(offsets + first, np.int64))
@@ -293,4 +332,3 @@ def lower(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
     )  # fmt: skip
-
