@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -244,14 +244,19 @@ class Model:
         outs = self.run_all(feeds)
         return outs if outputs is None else {n: outs[n] for n in outputs}
 
-    def run_all(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """All outputs by name; what :meth:`run` does once it knows what is asked for."""
+    def run_all(
+        self, feeds: Any, convert: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """All outputs by name; what :meth:`run` does once it knows what is asked for.
+
+        ``convert`` is applied to feeds that are no dict of arrays that fit as they are.
+        """
         hot = self._engine.hot
         if hot is not None:
             outs = hot.run(feeds)
             if outs is not None:
                 return outs
-        return self._engine.run(self.check_feeds(feeds))
+        return self._engine.run(self.check_feeds(feeds if convert is None else convert(feeds)))
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""

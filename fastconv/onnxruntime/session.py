@@ -175,7 +175,7 @@ class InferenceSession(Session):
             if output_names and not self._known.issuperset(output_names):
                 raise self._no_output(output_names)
             if run_options is None and self._trace is None:
-                outs = model.run_all(_arrays(input_feed))
+                outs = model.run_all(input_feed, _arrays)
             else:
                 outs = self._run_watched(model.check_feeds(_arrays(input_feed)), run_options)
         except FastconvError as e:
