@@ -26,6 +26,7 @@ FAMILIES = (
     "matmul",
     "move",
     "norm",
+    "pack",
     "pool",
     "reduce",
     "resize",
