@@ -1,0 +1,350 @@
+"""Convolutions and matrix products on tile-matrix hardware: geometry and packing for ``amx_conv``.
+
+Which convolutions go there is decided by counting processor cycles; see ``choose``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+
+from ...graph.activation import Activation
+from ...graph.window import Window
+from ...sizes import checked_size
+from ..lowering import Lowering, aligned_zeros
+from ..memory import Place
+
+#: Input channels of a block, output channels of a panel, and the most planes of a split copy.
+BLOCK, PANEL, MAX_PHASES = 32, 32, 16
+#: Bytes of one block's, and one panel's, three parts for one pixel or input channel.
+PIXEL = 3 * 2 * BLOCK
+#: A unit's split input should stay in the second-level cache, beside a panel of weights.
+SPLIT_BYTES = 768 << 10
+
+# Processor cycles, measured: six products of a tile; splitting a block of a pixel, and of a weight
+# row; storing a row of a panel. A vector multiply-add takes half a cycle for 16 lanes.
+PRODUCTS, SPLIT_PIXEL, SPLIT_WEIGHT, STORE = 110.0, 14.0, 22.0, 12.0
+FMA = 1 / 29.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis of the split copy; see ``AmxParams``."""
+
+    phases: tuple[int, ...]
+    taps: tuple[tuple[int, int], ...]  # of each tap: index in phases, pixels from the first
+    first: int
+    halo: int
+
+
+def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
+    """Where the taps of one axis read, by input coordinate modulo ``stride``."""
+    at = [divmod(t * dilation - pad, stride) for t in range(kernel)]
+    phases = tuple(sorted({f for _, f in at}))
+    first = min(q for q, _ in at)
+    taps = tuple((phases.index(f), q - first) for q, f in at)
+    return Axis(phases, taps, first, max(q for q, _ in at) - first)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A two-dimensional convolution with its sizes, as the kernel sees it."""
+
+    n: int
+    h: int
+    w: int
+    channels: int
+    oh: int
+    ow: int
+    filters: int
+    group: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+
+    @property
+    def runs(self) -> bool:
+        """Whether whole kernel rows are taps, since there are few channels."""
+        return (
+            self.channels < BLOCK
+            and self.group == 1
+            and self.kernel[1] > 1
+            and self.dilations[1] == 1
+            and min(self.pads) >= 0
+            and ceil(self.kernel[1] * self.channels / BLOCK) < self.kernel[1]
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Channel blocks of the input."""
+        return ceil(self.channels / BLOCK)
+
+    def panel_blocks(self) -> tuple[list[int], int]:
+        """Each panel's first channel block, and how many blocks a panel reads."""
+        panels = ceil(self.filters / PANEL)
+        if self.group == 1:
+            return [0] * panels, self.blocks
+        fg, cg = self.filters // self.group, self.channels // self.group
+        first, last = [], []
+        for j in range(panels):
+            g0, g1 = j * PANEL // fg, (min((j + 1) * PANEL, self.filters) - 1) // fg
+            first.append(g0 * cg // BLOCK)
+            last.append(((g1 + 1) * cg - 1) // BLOCK)
+        count = max(b - a for a, b in zip(first, last, strict=True)) + 1
+        return [min(a, self.blocks - count) for a in first], count
+
+    def steps(self) -> int:
+        """(Block, tap) steps of a panel."""
+        if self.runs:
+            return self.kernel[0] * ceil(self.kernel[1] * self.channels / BLOCK)
+        return self.panel_blocks()[1] * prod(self.kernel)
+
+    def cycles(self) -> float:
+        """An estimate of the processor cycles that it takes."""
+        steps = self.steps()
+        half_panels = ceil(self.filters / 16)
+        rows = self.n * self.oh * self.ow
+        pad = 1.0
+        if not self.runs and self.kernel[1] > 1:
+            pad = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow)
+        tiles = self.n * ceil(self.oh * self.ow * pad / 16)
+        if self.runs:
+            tiles = self.n * self.oh * ceil(self.ow / 16)
+        pixels = self.n * self.h * self.w
+        split = pixels * self.blocks * SPLIT_PIXEL
+        if self.kernel == (1, 1):
+            split = rows * self.blocks * SPLIT_PIXEL
+        return (
+            tiles * half_panels * steps * PRODUCTS
+            + split
+            + half_panels * steps * 16 * SPLIT_WEIGHT
+            + rows * half_panels * STORE / 2
+        )
+
+
+def shape_of(
+    x: tuple[int, ...], out: tuple[int, ...], filters: int, group: int, win: Window
+) -> Shape | None:
+    """The convolution as one of two dimensions, or None where it has more."""
+    if len(x) not in (3, 4) or len(out) != len(x) - 2:
+        return None
+    rank = len(win.kernel_shape)
+
+    def two(values: tuple[int, ...], fill: int) -> tuple[int, int]:
+        values = (fill,) * (2 - rank) + tuple(values[:rank])
+        return int(values[0]), int(values[1])
+
+    h, w = two(x[2:], 1)
+    oh, ow = two(tuple(out), 1)
+    return Shape(
+        x[0], h, w, x[1], oh, ow, filters, group, two(win.kernel_shape, 1),
+        two(win.strides, 1), two(win.dilations, 1), two(win.pads, 0),
+    )  # fmt: skip
+
+
+def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: float) -> bool:
+    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``fma_cycles``."""
+    if shape is None or low.strict or low.isa != "amx":
+        return False
+    if shape.channels // shape.group < 4 and not shape.runs:
+        return False
+    ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
+    aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
+    if len(ah.phases) * len(aw.phases) > MAX_PHASES:
+        return False
+    return shape.cycles() < fma_cycles and bool(np.isfinite(weight).all())
+
+
+def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
+    """``[filters][channels per group][kh][kw]`` → ``[panel][step][BLOCK][PANEL]``."""
+    kh, kw = shape.kernel
+    taps = kh * kw
+    panels = ceil(shape.filters / PANEL)
+    first, count = shape.panel_blocks()
+    if shape.runs:
+        runs = ceil(kw * shape.channels / BLOCK)
+        flat = np.zeros((panels * PANEL, kh, runs * BLOCK), np.float32)
+        flat[: shape.filters, :, : kw * shape.channels] = w.transpose(0, 2, 3, 1).reshape(
+            shape.filters, kh, kw * shape.channels
+        )
+        # Step 2i of a run goes to slot i, step 2i + 1 to slot 16 + i: see split_run.
+        flat = flat.reshape(panels, PANEL, kh * runs, BLOCK // 2, 2)
+        out = aligned_zeros((panels, kh * runs, 2, BLOCK // 2, PANEL))
+        out[:] = flat.transpose(0, 2, 4, 3, 1)
+        return out.reshape(panels, kh * runs, BLOCK, PANEL)
+    out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
+    fg, cg = shape.filters // shape.group, shape.channels // shape.group
+    w = w.reshape(shape.filters, cg, taps)
+    for j in range(panels):
+        f0, f1 = j * PANEL, min((j + 1) * PANEL, shape.filters)
+        dense = out[j].transpose(0, 2, 1, 3)  # [block][channel][tap][filter]
+        for g in range(f0 // fg, (f1 - 1) // fg + 1):
+            a, b = max(f0, g * fg), min(f1, (g + 1) * fg)
+            c0 = g * cg - first[j] * BLOCK
+            for k in range(c0 // BLOCK, (c0 + cg - 1) // BLOCK + 1):
+                lo, hi = max(c0, k * BLOCK), min(c0 + cg, (k + 1) * BLOCK)
+                dense[k, lo - k * BLOCK : hi - k * BLOCK, :, a - f0 : b - f0] = w[
+                    a:b, lo - c0 : hi - c0
+                ].transpose(1, 2, 0)
+    return out.reshape(panels, count * taps, BLOCK, PANEL)
+
+
+def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
+    """``[panel][PANEL]`` with zeros beyond the last filter."""
+    out = aligned_zeros((ceil(filters / PANEL) * PANEL,))
+    if bias is not None:
+        out[:filters] = bias
+    return out
+
+
+def flatten(s: Shape, x: Place, y: Place, r: Place | None) -> Shape:
+    """A 1×1 convolution of small images as one of longer rows."""
+    if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
+        return s
+    total = s.n * s.h * s.w
+    if s.w >= 16 and total % s.w == 0:
+        w = s.w
+    elif total <= 1024:
+        w = total
+    else:
+        w = max(d for d in range(1, 257) if total % d == 0)
+    h = total // w
+    return Shape(1, h, w, s.channels, h, w, s.filters, s.group, (1, 1), (1, 1), (1, 1), (0, 0))
+
+
+def lower(
+    low: Lowering,
+    x: Place,
+    wn: str,
+    bn: str,
+    residual: Place | None,
+    y: Place,
+    shape: Shape,
+    act: Activation | None,
+    strides: tuple[int, int, int, int] | None = None,
+    scale: Place | None = None,
+    shift: Place | None = None,
+    pre_lo: float = -float("inf"),
+) -> None:
+    """Append the step.
+
+    Args:
+        low: the plan in the making.
+        x: the input, channels-last (or any layout for a shape that ``runs``, with ``strides``).
+        wn, bn: names of the constant weights and bias ("" for none).
+        residual: added before the activation, channels-last, or None.
+        y: the output, channels-last.
+        shape: what ``choose`` agreed to.
+        act: the activation, or None.
+        strides: of the input, in floats: image, row, pixel, channel.
+        scale, shift: what the input is multiplied by, [image][channel], and then increased by,
+            [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
+    """
+    from .conv import epilogue
+
+    weight = low.known[wn]
+    bias = low.known[bn] if bn else None
+    wp = low.packed(("amx", wn, shape.group, shape.kernel, shape.runs), lambda: pack(weight, shape))
+    bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
+    if strides is None and scale is None:
+        shape = flatten(shape, x, y, residual)
+    s = shape
+    ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
+    aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
+    panels = ceil(s.filters / PANEL)
+    first, count = s.panel_blocks()
+    steps = s.steps()
+    threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
+    b_bytes = steps * 2 * 3 * 1024
+    phases: list[tuple[int, int]] = []
+    if s.runs:
+        width = ceil(s.ow / 32) * 32
+        runs = ceil(s.kernel[1] * s.channels / BLOCK)
+        need = max(
+            (s.pads[1] + s.w) * s.channels,
+            (s.ow - 1) * s.strides[1] * s.channels + runs * BLOCK,
+        )
+        pitch = -(-need // 16) * 16
+        slack = 32 * s.strides[1] * s.channels + runs * BLOCK
+
+        def plane(rows: int) -> int:
+            count = (rows - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
+            return -(-(count * pitch + slack) // 32) * 32
+
+        def bytes_of(rows: int) -> int:
+            return checked_size((3, plane(rows)), 2, "split input")
+
+    else:
+        phases = [(a, b) for a in ah.phases for b in aw.phases]
+        need = s.ow + aw.halo
+        data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
+        width = max(min(data, need), need - max(0, -aw.first), 1)
+        slack = max(0, need - width) + 32
+        pitch = 0
+
+        def plane(rows: int) -> int:
+            return (rows + ah.halo) * width + slack
+
+        def bytes_of(rows: int) -> int:
+            return checked_size((s.blocks, 3, len(phases), plane(rows)), 64, "split input")
+
+    # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    rows = s.oh
+    while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
+        rows = ceil(rows / 2)
+    row_blocks = ceil(s.oh / rows)
+    if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
+        row_blocks = ceil(row_blocks / threads) * threads
+    rows = ceil(s.oh / min(row_blocks, s.oh))
+    block_n = 1
+    if rows == s.oh:
+        block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
+        if s.n >= threads:
+            block_n = min(block_n, ceil(s.n / threads))
+    units = ceil(s.n / block_n) * ceil(s.oh / rows)
+    block_panels = panels
+    if units < threads:
+        block_panels = ceil(panels / ceil(threads / units))
+    px = plane(rows)
+    if s.runs:
+        offsets = [
+            2 * (kh * s.dilations[0] * pitch + j * BLOCK)
+            for kh in range(s.kernel[0])
+            for j in range(runs)
+        ]
+    else:
+        offsets = [
+            64 * ((b * 3 * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
+            for b in range(count)
+            for fh, qh in ah.taps
+            for fw, qw in aw.taps
+        ]
+    line = -(-4 * pitch // 64) * 64
+    scratch = low.scratch(
+        checked_size((threads, 8192 + b_bytes + line + block_n * bytes_of(rows)), 1, "scratch")
+    )
+    xn, xh, xw, xc = strides or (s.h * s.w * x.pixel, s.w * x.pixel, x.pixel, 1)
+    yp, rp = y.pixel, residual.pixel if residual is not None else 0
+    fill = [0] * (MAX_PHASES - len(phases))
+    params = dict(
+        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=xn, x_h=xh, x_w=xw, x_c=xc,
+        oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
+        r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
+        stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
+        dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
+        phases=len(phases), phase_h=[a for a, _ in phases] + fill,
+        phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
+        halo_h=ah.halo, plane=px, run_pixel=s.channels if s.runs else 0, row_pitch=pitch,
+        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
+    )  # fmt: skip
+    table = low.constant(np.array(offsets + first, np.int64))
+    taps = prod(s.kernel)
+    low.step(
+        "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
+        macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
+    )  # fmt: skip
+
