@@ -12,7 +12,7 @@ from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
 from ..graph import ops as _ops  # noqa: F401  (fills the registry)
 from .adapt import Draft, adapt
-from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueDef
+from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
 from .foreign import Foreign, captures
 from .tensors import numpy_dtype, sparse_to_array, to_array
 
@@ -87,9 +87,9 @@ class Builder:
                 "convert it with onnx.version_converter"
             )
         for name, t in g.initializers.items():
-            self.consts[name] = self._named(to_array, t, f"initializer {name!r}")
+            self.consts[name] = self._named(self._array, t, f"initializer {name!r}")
         for name, s in g.sparse_initializers.items():
-            self.consts[name] = self._named(sparse_to_array, s, f"sparse initializer {name!r}")
+            self.consts[name] = self._named(self._dense, s, f"sparse initializer {name!r}")
         inputs = []
         types = {}
         for v in g.inputs:
@@ -125,9 +125,16 @@ class Builder:
             names.update(n.outputs)
         return names
 
+    def _array(self, t: TensorDef) -> np.ndarray:
+        """A stored tensor where it lies, aligned or not: plans copy what kernels read as it is."""
+        return to_array(t, self.model, aligned=False)
+
+    def _dense(self, s: SparseTensorDef) -> np.ndarray:
+        return sparse_to_array(s, self.model)
+
     def _named(self, read: Any, value: Any, what: str) -> np.ndarray:
         try:
-            return read(value, self.model)
+            return read(value)
         except FastconvError as e:
             raise type(e)(str(e) if what in str(e) else f"{what}: {e}") from None
 
@@ -162,8 +169,8 @@ class Builder:
             raise ModelError(f"node {name!r} (Constant) needs exactly one value and one output")
         ((key, value),) = values.items()
         makers = {
-            "value": lambda v: to_array(v, self.model),
-            "sparse_value": lambda v: sparse_to_array(v, self.model),
+            "value": self._array,
+            "sparse_value": self._dense,
             "value_float": lambda v: np.array(v, np.float32),
             "value_floats": lambda v: np.array(v, np.float32),
             "value_int": lambda v: np.array(v, np.int64),

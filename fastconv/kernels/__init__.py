@@ -112,6 +112,13 @@ def constants(isa: str | None = None) -> Mapping[str, int]:
     return importlib.import_module(f"{__name__}.{isa}.conv").CONSTANTS
 
 
+def packing(isa: str | None = None) -> Any:
+    """The module of one build that packs weights: ``pack_filters`` and ``transform_filters``."""
+    isa = isa or chosen_isa()
+    isa = EXTENDS.get(isa, (isa,))[0]
+    return importlib.import_module(f"{__name__}.{isa}.pack")
+
+
 def run(
     name: str,
     params: Mapping[str, Any],
@@ -136,6 +143,7 @@ __all__ = [
     "constants",
     "cpu_isas",
     "has_openmp",
+    "packing",
     "run",
     "runnable_isas",
     "table",

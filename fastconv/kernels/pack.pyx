@@ -52,40 +52,46 @@ cdef Strided strided(Py_buffer* view, int rank) except *:
     return s
 
 
-cdef void fill(const Strided* s, int64_t f0, int64_t cols, float* y) noexcept nogil:
-    """One panel: filters from ``f0``, ``cols`` of them, to y[tap][channel][NR], zeros beyond."""
-    cdef int64_t taps = s.shape[1], channels = s.shape[2]
-    cdef int64_t step = max(1, BLOCK // max(1, taps)), c0 = 0, c, end, t, j
+cdef void fill(
+    const Strided* s, int64_t f0, int64_t cols, int64_t c0, int64_t end, int64_t rows, float* y,
+) noexcept nogil:
+    """Filters from ``f0``, ``cols`` of them, channels c0 to end: y[tap][rows][NR], zeros beyond."""
+    cdef int64_t taps = s.shape[1], step = max(1, BLOCK // max(1, taps)), a = c0, c, b, t, j
     cdef const char* x
-    while c0 < channels:
-        end = min(c0 + step, channels)
+    while a < end:
+        b = min(a + step, end)
         for j in range(cols):
-            for c in range(c0, end):
+            for c in range(a, b):
                 x = s.data + (f0 + j) * s.strides[0] + c * s.strides[2]
                 for t in range(taps):
-                    y[(t * channels + c) * NR + j] = fastconv_load(x + t * s.strides[1])
+                    y[(t * rows + c - c0) * NR + j] = fastconv_load(x + t * s.strides[1])
+        a = b
+    for t in range(taps):
         if cols < NR:
-            for t in range(taps):
-                for c in range(c0, end):
-                    for j in range(cols, NR):
-                        y[(t * channels + c) * NR + j] = 0
-        c0 = end
+            for c in range(end - c0):
+                for j in range(cols, NR):
+                    y[(t * rows + c) * NR + j] = 0
+        for j in range((end - c0) * NR, rows * NR):
+            y[t * rows * NR + j] = 0
 
 
-def pack_filters(w, int64_t group, out):
-    """``[filters][taps][channels]`` → ``[group][panel][taps][channels][NR]``, zeros in the rest.
+def pack_filters(w, int64_t group, out, int64_t block=0):
+    """``[filters][taps][channels]`` → ``[group][panel][block][taps][channels][NR]``.
+
+    What lies beyond the last filter of a group, or the last channel of a block, is zero.
 
     Args:
         w: float32 buffer of rank 3, any strides and alignment.
         group: number of groups; divides the filters.
         out: C-contiguous float32 buffer of the target's size.
+        block: channels of a block; 0 for all in one.
 
     Raises:
         ValueError: the buffers do not fit.
     """
     cdef Py_buffer source, target
     cdef Strided s
-    cdef int64_t filters, panels, g, p, size
+    cdef int64_t filters, channels, panels, blocks, g, p, k, size
     cdef float* y
     PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
     try:
@@ -95,16 +101,23 @@ def pack_filters(w, int64_t group, out):
             if group < 1 or s.shape[0] % group:
                 raise ValueError(f"{s.shape[0]} filters do not divide into {group} groups")
             filters = s.shape[0] // group
+            channels = s.shape[2]
             panels = (filters + NR - 1) // NR
-            size = s.shape[1] * s.shape[2] * NR
-            if target.len != group * panels * size * 4:
+            if block < 1:
+                block = max(channels, <int64_t>1)
+            blocks = (channels + block - 1) // block
+            size = s.shape[1] * block * NR
+            if target.len != group * panels * blocks * size * 4:
                 raise ValueError(f"the target has {target.len} bytes")
             y = <float*>target.buf
             with nogil:
                 for g in range(group):
                     for p in range(panels):
-                        fill(&s, g * filters + p * NR, min(filters - p * NR, <int64_t>NR), y)
-                        y += size
+                        for k in range(blocks):
+                            fill(
+                                &s, g * filters + p * NR, min(filters - p * NR, <int64_t>NR),
+                                k * block, min((k + 1) * block, channels), block, y)
+                            y += size
         finally:
             PyBuffer_Release(&target)
     finally:

@@ -96,6 +96,7 @@ def make_plan(
         except MemoryError as e:
             raise MemoryLimitError(f"{node}: {e}") from None
     low.node = None
+    packs.release()
     for name in results:
         _deliver(low, name)
     size = low.arena.layout(limit)

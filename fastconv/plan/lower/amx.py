@@ -10,10 +10,11 @@ from math import ceil, prod
 
 import numpy as np
 
+from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_zeros
+from ..lowering import Lowering, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -155,7 +156,7 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: f
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < fma_cycles and bool(np.isfinite(weight).all())
+    return shape.cycles() < fma_cycles and low.packs.finite(weight)
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -175,6 +176,11 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
         out = aligned_zeros((panels, kh * runs, 2, BLOCK // 2, PANEL))
         out[:] = flat.transpose(0, 2, 4, 3, 1)
         return out.reshape(panels, kh * runs, BLOCK, PANEL)
+    if shape.group == 1:
+        out = aligned_empty((panels, count * taps, BLOCK, PANEL))
+        flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
+        kernels.packing("amx").pack_filters(flat, 1, out, BLOCK)
+        return out
     out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
