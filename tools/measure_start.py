@@ -36,7 +36,9 @@ Names = list[str]
 # The children import nothing that their engine does not need: hence the imports inside functions.
 
 
-def open_numpy(path: str, ins: Names, outs: Names, x: np.ndarray, threads: int) -> Callable[[], Any]:
+def open_numpy(
+    path: str, ins: Names, outs: Names, x: np.ndarray, threads: int
+) -> Callable[[], Any]:
     return lambda: x.sum()
 
 

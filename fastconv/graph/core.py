@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ..errors import FastconvError, ModelError
+from ..records import record
 from .op import Op
 from .symbols import Dim, is_static
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TensorType:
     """Element type and shape of a value.
 
@@ -44,7 +45,7 @@ class TensorType:
 UNKNOWN = TensorType(None, None)
 
 
-@dataclass
+@record
 class Node:
     """One operator application.
 
@@ -66,7 +67,7 @@ class Node:
         return f"node {self.name!r} ({self.op.label})"
 
 
-@dataclass
+@record
 class Graph:
     """Nodes in topological order over named values.
 

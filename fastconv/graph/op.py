@@ -10,12 +10,13 @@ lowering in ``plan/lower`` and, for speed, a kernel.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..errors import ShapeError
+from ..lazy import LazyTable, importer
 
 if TYPE_CHECKING:
     from .core import TensorType
@@ -121,8 +122,49 @@ class Op:
         raise NotImplementedError
 
 
-#: (domain, op_type) → class.
-REGISTRY: dict[tuple[str, str], type[Op]] = {}
+#: The families' operators, ("fastconv", name) those of the package itself: a key found here costs
+#: the import of its family alone, any other that of all families.
+FAMILIES = {
+    "activations": "Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Elu Selu Celu "
+    "Softplus Softsign Mish Gelu Swish ThresholdedRelu Shrink",
+    "binary": "Add Sub Mul Div Pow Mod Min Max Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift",
+    "conv": "Conv ConvTranspose",
+    "elementwise": "",
+    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND OneHot NonZero Compress "
+    "Unique",
+    "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
+    "Where Cast CastLike Identity Dropout",
+    "matmul": "Gemm MatMul Einsum",
+    "move": "Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth ChannelShuffle "
+    "Trilu ReverseSequence CenterCropPad",
+    "norm": "Softmax LogSoftmax Hardmax FlatSoftmax FlatLogSoftmax FlatHardmax LpNormalization "
+    "BatchNormalization InstanceNormalization GroupNormalization GroupNormalization18 "
+    "LayerNormalization RMSNormalization LRN MeanVarianceNormalization",
+    "pool": "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool",
+    "recurrent": "RNN GRU LSTM",
+    "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
+    "ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum",
+    "resize": "Resize GridSample",
+    "shape": "Reshape Flatten Squeeze Unsqueeze Shape Size ConstantOfShape Range Constant EyeLike",
+    "unary": "Erf Exp Log Sqrt Reciprocal Floor Ceil Round Sin Cos Abs Neg Sign Tan Asin Acos Atan "
+    "Sinh Cosh Asinh Acosh Atanh",
+}
+_FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names.split()}
+_load_family = importer("fastconv.graph.ops")
+
+
+def _all_families() -> Iterable[str]:
+    from . import ops
+
+    return ops.__all__
+
+
+def _where(key: tuple[str, str]) -> str | None:
+    return _FAMILY_OF.get(key[1]) if key[0] in ("", "fastconv") else None
+
+
+#: (domain, op_type) → class. Families are imported when an operator of theirs is asked for.
+REGISTRY: LazyTable[tuple[str, str], type[Op]] = LazyTable(_load_family, _all_families, _where)
 
 T = TypeVar("T", bound=type[Op])
 

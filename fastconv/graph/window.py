@@ -6,16 +6,16 @@ Source: ONNX operators Conv-22, ConvTranspose-22, MaxPool-22, AveragePool-22.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ..records import record
 from .op import need
 from .symbols import Dim
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Window:
     """A window over the spatial axes, every attribute spelled out per axis.
 

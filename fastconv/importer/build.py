@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
-from ..graph import ops as _ops  # noqa: F401  (fills the registry)
 from .adapt import Draft, adapt
 from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
 from .foreign import Foreign, captures

@@ -7,10 +7,12 @@ values are Python values. The structures compare by identity, as arrays have no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
+
+from ..records import record
 
 #: ``TensorProto.DataType`` numbers and their names.
 DATA_TYPES: dict[int, str] = {
@@ -66,7 +68,7 @@ ATTRIBUTE_TYPES: dict[int, str] = {
 Kind = Literal["tensor", "sequence", "optional", "map", "sparse_tensor", "opaque"]
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class TensorDef:
     """A stored tensor (``TensorProto``): its shape, its logical type and where its data lie.
 
@@ -95,7 +97,7 @@ class TensorDef:
         return DATA_TYPES.get(self.data_type, f"type {self.data_type}")
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class SparseTensorDef:
     """A sparse tensor in coordinate form (``SparseTensorProto``); its name is ``values.name``."""
 
@@ -109,7 +111,7 @@ class SparseTensorDef:
         return self.values.name
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class ValueDef:
     """A named value with its type (``ValueInfoProto``).
 
@@ -126,7 +128,7 @@ class ValueDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Attr:
     """A node attribute (``AttributeProto``) with its value as a Python value.
 
@@ -142,7 +144,7 @@ class Attr:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class NodeDef:
     """One operator of a graph (``NodeProto``); an input named ``""`` is an omitted optional one."""
 
@@ -156,7 +158,7 @@ class NodeDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class GraphDef:
     """A graph or subgraph (``GraphProto``), its nodes in file order."""
 
@@ -170,7 +172,7 @@ class GraphDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class FunctionDef:
     """A model-local function (``FunctionProto``).
 
@@ -190,7 +192,7 @@ class FunctionDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Model:
     """A whole model (``ModelProto``).
 

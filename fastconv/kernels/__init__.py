@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .. import knobs
 from ..errors import OptionError
+from ..lazy import LazyTable
 from ._cpu import call, cpu_isas, has_openmp
 
 #: The kernel families, each one source file compiled per instruction set.
@@ -38,6 +39,23 @@ ISAS = ("base", "v3", "v4", "amx")
 
 #: Instruction sets that add families of their own to those of a lower one: (that one, the families).
 EXTENDS = {"amx": ("v4", ("amx_conv",))}
+
+
+#: The kernels of each family: one found here costs the loading of its family alone, any other
+#: that of all families.
+FAMILY_KERNELS = {
+    "amx_conv": "amx_conv",
+    "conv": "conv stage",
+    "depthwise": "depthwise",
+    "elementwise": "unary binary",
+    "matmul": "pack_b gemv",
+    "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",
+    "norm": "axis_norm scale_shift channel_stats group_affine layer_norm lrn",
+    "pool": "pool max_pool_indices global_pool",
+    "reduce": "reduce arg_reduce",
+    "resize": "blend",
+    "winograd": "winograd",
+}
 
 
 class Kernel(NamedTuple):
@@ -94,13 +112,19 @@ def chosen_isa() -> str:
 @cache
 def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
-    isa = isa or chosen_isa()
-    lower, families = EXTENDS.get(isa, ("", FAMILIES))
-    result = dict(table(lower)) if lower else {}
-    for family in families:
-        module = importlib.import_module(f"{__name__}.{isa}.{family}")
+    build: str = isa or chosen_isa()
+    lower, own = EXTENDS.get(build, (build, ()))
+    result: LazyTable[str, Kernel]
+
+    def load(family: str) -> None:
+        where = build if family in own else lower
+        module = importlib.import_module(f"{__name__}.{where}.{family}")
         for name, (address, pack) in module.KERNELS.items():
-            result[name] = Kernel(name, address, pack)
+            result.setdefault(name, Kernel(name, address, pack))
+
+    families = (*own, *FAMILIES)
+    where = {k: f for f, names in FAMILY_KERNELS.items() if f in families for k in names.split()}
+    result = LazyTable(load, lambda: families, where.get)
     return result
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..graph import Graph, Node, Op, TensorType
+from ..lazy import LazyTable, importer
+from ..records import record
 from ..sizes import checked_size
 from .memory import (
     ABSENT,
@@ -33,7 +35,7 @@ F32 = np.dtype(np.float32)
 PARALLEL_WORK = 1 << 17
 
 
-@dataclass
+@record
 class Step:
     """One kernel call, or one Python function call, of a plan."""
 
@@ -48,9 +50,48 @@ class Step:
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
+
+
+class Lowerings(LazyTable[type[Op], LowerFunction]):
+    """Operator class → function. Classes inherit it; families are imported when needed."""
+
+    def get(  # type: ignore[override]
+        self, cls: type[Op], default: LowerFunction | None = None
+    ) -> LowerFunction | None:
+        """The function for an operator: its own, else that of its nearest base."""
+        family = self._where(cls)
+        if family is not None:
+            self._load(family)
+        found = self._inherited(cls)
+        if found is None and not self._complete:
+            self.complete()
+            found = self._inherited(cls)
+        return default if found is None else found
+
+    def _inherited(self, cls: type[Op]) -> LowerFunction | None:
+        return next((dict.__getitem__(self, b) for b in cls.__mro__ if dict.__contains__(self, b)), None)
+
+
+def _all_families() -> Iterable[str]:
+    from . import lower
+
+    return lower.__all__
+
+
+def _where(cls: type[Op]) -> str | None:
+    """The family that lowers an operator: mostly named as the module that the class is from."""
+    package, _, module = cls.__module__.rpartition(".")
+    if not package.endswith("graph.ops"):
+        return None
+    return {
+        "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
+        "elementwise": "elementwise", "indexing": "move", "recurrent": None,
+    }.get(module, module)  # fmt: skip
+
+
 #: Operator class → the function that emits its steps. It returns False to decline (a dtype or a
 #: form that no kernel handles); the operator's NumPy ``compute`` then runs as a step.
-LOWER: dict[type[Op], LowerFunction] = {}
+LOWER = Lowerings(importer("fastconv.plan.lower"), _all_families, _where)
 
 
 def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
@@ -169,7 +210,7 @@ def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
-@dataclass
+@record
 class Lowering:
     """The state of one plan in the making; what a lowering function works with.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ..errors import MemoryLimitError
+from ..records import record
 from ..sizes import checked_size
 
 #: Every arena buffer starts at a multiple of this many bytes (a cache line, an AVX-512 vector).
@@ -17,7 +18,7 @@ ALIGN = 64
 ARENA, CONST, EXTERNAL, ABSENT = 0, 1, 2, 3
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Buffer:
     """A piece of memory.
 
@@ -47,7 +48,7 @@ CHANNELS_LAST = "channels_last"
 FLAT = "flat"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Place:
     """Where a value lives and how its elements lie there.
 
@@ -86,7 +87,7 @@ class Place:
         return self.layout != CHANNELS_LAST or self.pixel == self.shape[1]
 
 
-@dataclass
+@record
 class Arena:
     """Assigns offsets to buffers so that those alive at the same time do not overlap.
 

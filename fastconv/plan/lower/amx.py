@@ -5,7 +5,6 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, prod
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
+from ...records import record
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty, aligned_zeros
 from ..memory import Place
@@ -30,7 +30,7 @@ PRODUCTS, SPLIT_PIXEL, SPLIT_WEIGHT, STORE = 110.0, 14.0, 22.0, 12.0
 FMA = 1 / 29.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Axis:
     """One spatial axis of the split copy; see ``AmxParams``."""
 
@@ -49,7 +49,7 @@ def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
     return Axis(phases, taps, first, max(q for q, _ in at) - first)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Shape:
     """A two-dimensional convolution with its sizes, as the kernel sees it."""
 
@@ -353,4 +353,3 @@ def lower(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
     )  # fmt: skip
-
