@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from dataclasses import dataclass as record
 else:
 
-    def record(cls=None, /, *, frozen=False, eq=True):
-        """Class decorator that stands for ``dataclasses.dataclass``; methods in the class stay."""
+    def record(cls=None, /, *, frozen=False, eq=True, slots=False):
+        """Class decorator that stands for ``dataclasses.dataclass``; methods in the class stay.
+
+        Records with slots take less memory; they are neither frozen nor compared by value.
+        """
         if cls is None:
-            return lambda c: record(c, frozen=frozen, eq=eq)
+            return lambda c: record(c, frozen=frozen, eq=eq, slots=slots)
         own = vars(cls)
         methods: dict[str, Callable[..., Any] | None] = {"__repr__": _repr}
         if "__init__" not in own:
-            methods["__init__"] = _init
+            methods["__init__"] = _init_slots if slots else _init
         if eq:
             methods["__eq__"] = _eq
             methods["__hash__"] = _hash if frozen else None
@@ -32,7 +35,7 @@ else:
         for name, method in methods.items():
             if name not in own:
                 setattr(cls, name, method)
-        cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+        cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
         fields = dataclasses.fields(cls)
         missing = dataclasses.MISSING
         cls._names = tuple(f.name for f in fields)
@@ -45,7 +48,22 @@ else:
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    values = self.__dict__
+    _fill(self, self.__dict__, args, kwargs)
+
+
+def _init_slots(self: Any, *args: Any, **kwargs: Any) -> None:
+    values: dict[str, Any] = {}
+    _fill(self, values, args, kwargs)
+    for name, value in values.items():
+        setattr(self, name, value)
+
+
+def _fill(self: Any, values: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The values of all fields, from arguments and defaults.
+
+    Raises:
+        TypeError: a field is missing, unknown or given twice.
+    """
     names = self._names
     values.update(self._defaults)
     for name, factory in self._factories.items():

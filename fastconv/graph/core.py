@@ -26,6 +26,11 @@ class TensorType:
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
 
+    def __init__(self, dtype: np.dtype[Any] | None, shape: tuple[Dim, ...] | None) -> None:
+        values = self.__dict__
+        values["dtype"] = dtype
+        values["shape"] = shape
+
     @property
     def rank(self) -> int | None:
         return None if self.shape is None else len(self.shape)
@@ -62,6 +67,20 @@ class Node:
     outputs: list[str]
     name: str
     sources: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: list[str],
+        outputs: list[str],
+        name: str,
+        sources: tuple[str, ...] = (),
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.outputs = outputs
+        self.name = name
+        self.sources = sources
 
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.op.label})"

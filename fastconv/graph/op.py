@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 
 C = TypeVar("C", bound=type)
+
+
+@cache
+def field_defaults(
+    cls: type[Any],
+) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Callable[[], Any]]]:
+    """A dataclass's fields in order, their defaults, and what makes a default."""
+    missing = dataclasses.MISSING
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    return (
+        tuple(f.name for f in fields),
+        {f.name: f.default for f in fields if f.default is not missing},
+        {f.name: f.default_factory for f in fields if f.default_factory is not missing},
+    )
 
 
 def fields_only(cls: C) -> C:
@@ -51,24 +66,22 @@ class Op:
     deterministic: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = [f for f in dataclasses.fields(self) if f.init]
-        if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes at most {len(fields)} attributes")
-        given = dict(zip((f.name for f in fields), args))
+        names, defaults, factories = field_defaults(type(self))
+        if len(args) > len(names):
+            raise TypeError(f"{type(self).__name__} takes at most {len(names)} attributes")
+        values = self.__dict__
+        values.update(defaults)
+        given = dict(zip(names, args))
         for name, value in kwargs.items():
-            if name in given or not any(f.name == name for f in fields):
+            if name in given or name not in names:
                 raise TypeError(f"{type(self).__name__} got an unexpected attribute {name!r}")
             given[name] = value
-        for f in fields:
-            if f.name in given:
-                value = given[f.name]
-            elif f.default is not dataclasses.MISSING:
-                value = f.default
-            elif f.default_factory is not dataclasses.MISSING:
-                value = f.default_factory()
-            else:
-                raise TypeError(f"{type(self).__name__} needs an attribute {f.name!r}")
-            object.__setattr__(self, f.name, value)
+        values.update(given)
+        if len(values) < len(names):
+            for name in names:
+                if name not in values and name not in factories:
+                    raise TypeError(f"{type(self).__name__} needs an attribute {name!r}")
+            values.update((n, make()) for n, make in factories.items() if n not in given)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}")

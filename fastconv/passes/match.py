@@ -21,8 +21,8 @@ import numpy as np
 
 from ..graph import Graph, Node, Op, TensorType
 from ..graph.activation import Activation
-from ..records import record
 from ..graph.ops.elementwise import Unary
+from ..records import record
 from .unary import VARIABLE, as_activation, scalar_of
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})

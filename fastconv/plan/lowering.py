@@ -69,7 +69,9 @@ class Lowerings(LazyTable[type[Op], LowerFunction]):
         return default if found is None else found
 
     def _inherited(self, cls: type[Op]) -> LowerFunction | None:
-        return next((dict.__getitem__(self, b) for b in cls.__mro__ if dict.__contains__(self, b)), None)
+        return next(
+            (dict.__getitem__(self, b) for b in cls.__mro__ if dict.__contains__(self, b)), None
+        )
 
 
 def _all_families() -> Iterable[str]:

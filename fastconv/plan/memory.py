@@ -37,10 +37,20 @@ class Buffer:
     last: int = -1
     offset: int = -1
 
+    def __init__(
+        self, kind: int, nbytes: int, array: np.ndarray | None = None, index: int = -1
+    ) -> None:
+        self.kind = kind
+        self.nbytes = nbytes
+        self.array = array
+        self.index = index
+        self.first = self.last = self.offset = -1
+
     def touch(self, step: int) -> None:
         if self.first < 0:
             self.first = step
-        self.last = max(self.last, step)
+        if step > self.last:
+            self.last = step
 
 
 PLAIN = "plain"
@@ -72,6 +82,21 @@ class Place:
     layout: str = PLAIN
     pixel: int = 0
     channels: int = 0
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        start: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        layout: str = PLAIN,
+        pixel: int = 0,
+        channels: int = 0,
+    ) -> None:
+        self.__dict__.update(
+            buffer=buffer, start=start, shape=shape, dtype=dtype, layout=layout, pixel=pixel,
+            channels=channels,
+        )  # fmt: skip
 
     @property
     def nbytes(self) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import queue
 import threading
 import weakref
 from collections import OrderedDict
@@ -50,6 +48,8 @@ class Worker:
     """A thread that runs one call after another until it is told to stop."""
 
     def __init__(self) -> None:
+        import queue
+
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future] | None]
         self._calls = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="fastconv-after-fork", daemon=True).start()
@@ -293,7 +293,9 @@ class Engine:
             fresh.discard(id(array))
             return array
         try:
-            return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
+            from copy import deepcopy
+
+            return deepcopy(array) if isinstance(array, list) else np.array(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
