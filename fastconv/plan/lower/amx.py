@@ -5,6 +5,7 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
@@ -19,10 +20,12 @@ from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
 BLOCK, PANEL, MAX_PHASES = 32, 32, 16
-#: Bytes of one block's, and one panel's, three parts for one pixel or input channel.
-PIXEL = 3 * 2 * BLOCK
-#: A unit's split input should stay in the second-level cache, beside a panel of weights.
-SPLIT_BYTES = 768 << 10
+#: Pixels in tiles, and the most in vectors after them, at a time.
+TALL, MAX_ROWS = 32, 12
+#: A unit's split input, and its split weights, should stay in the second-level cache.
+SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
+#: From this many products in a sum on, two parts of a number are enough.
+DEEP = 1152
 
 # Processor cycles, measured: six products of a tile; splitting a block of a pixel, and of a weight
 # row; storing a row of a panel. A vector multiply-add takes half a cycle for 16 lanes.
@@ -67,18 +70,6 @@ class Shape:
     pads: tuple[int, int]
 
     @property
-    def runs(self) -> bool:
-        """Whether whole kernel rows are taps, since there are few channels."""
-        return (
-            self.channels < BLOCK
-            and self.group == 1
-            and self.kernel[1] > 1
-            and self.dilations[1] == 1
-            and min(self.pads) >= 0
-            and ceil(self.kernel[1] * self.channels / BLOCK) < self.kernel[1]
-        )
-
-    @property
     def blocks(self) -> int:
         """Channel blocks of the input."""
         return ceil(self.channels / BLOCK)
@@ -99,9 +90,12 @@ class Shape:
 
     def steps(self) -> int:
         """(Block, tap) steps of a panel."""
-        if self.runs:
-            return self.kernel[0] * ceil(self.kernel[1] * self.channels / BLOCK)
         return self.panel_blocks()[1] * prod(self.kernel)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a number."""
+        return 2 if self.channels // self.group * prod(self.kernel) >= DEEP else 3
 
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
@@ -109,17 +103,15 @@ class Shape:
         half_panels = ceil(self.filters / 16)
         rows = self.n * self.oh * self.ow
         pad = 1.0
-        if not self.runs and self.kernel[1] > 1:
+        if self.kernel[1] > 1:
             pad = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow)
         tiles = self.n * ceil(self.oh * self.ow * pad / 16)
-        if self.runs:
-            tiles = self.n * self.oh * ceil(self.ow / 16)
         pixels = self.n * self.h * self.w
         split = pixels * self.blocks * SPLIT_PIXEL
         if self.kernel == (1, 1):
             split = rows * self.blocks * SPLIT_PIXEL
         return (
-            tiles * half_panels * steps * PRODUCTS
+            tiles * half_panels * steps * PRODUCTS * (0.5 if self.parts == 2 else 1)
             + split
             + half_panels * steps * 16 * SPLIT_WEIGHT
             + rows * half_panels * STORE / 2
@@ -150,7 +142,7 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: f
     """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``fma_cycles``."""
     if shape is None or low.strict or low.isa != "amx":
         return False
-    if shape.channels // shape.group < 4 and not shape.runs:
+    if shape.channels // shape.group < 4:
         return False
     ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
@@ -165,17 +157,6 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     taps = kh * kw
     panels = ceil(shape.filters / PANEL)
     first, count = shape.panel_blocks()
-    if shape.runs:
-        runs = ceil(kw * shape.channels / BLOCK)
-        flat = np.zeros((panels * PANEL, kh, runs * BLOCK), np.float32)
-        flat[: shape.filters, :, : kw * shape.channels] = w.transpose(0, 2, 3, 1).reshape(
-            shape.filters, kh, kw * shape.channels
-        )
-        # Step 2i of a run goes to slot i, step 2i + 1 to slot 16 + i: see split_run.
-        flat = flat.reshape(panels, PANEL, kh * runs, BLOCK // 2, 2)
-        out = aligned_zeros((panels, kh * runs, 2, BLOCK // 2, PANEL))
-        out[:] = flat.transpose(0, 2, 4, 3, 1)
-        return out.reshape(panels, kh * runs, BLOCK, PANEL)
     if shape.group == 1:
         out = aligned_empty((panels, count * taps, BLOCK, PANEL))
         flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
@@ -206,19 +187,15 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
-def flatten(s: Shape, x: Place, y: Place, r: Place | None) -> Shape:
+def flatten(s: Shape) -> Shape:
     """A 1×1 convolution of small images as one of longer rows."""
     if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
         return s
-    total = s.n * s.h * s.w
-    if s.w >= 16 and total % s.w == 0:
-        w = s.w
-    elif total <= 1024:
-        w = total
-    else:
-        w = max(d for d in range(1, 257) if total % d == 0)
-    h = total // w
-    return Shape(1, h, w, s.channels, h, w, s.filters, s.group, (1, 1), (1, 1), (1, 1), (0, 0))
+    total = s.h * s.w
+    if s.w >= 16:
+        return s
+    w = total if total <= 1024 else max(d for d in range(1, 257) if total % d == 0)
+    return replace(s, h=total // w, w=w, oh=total // w, ow=w)
 
 
 def lower(
@@ -230,7 +207,6 @@ def lower(
     y: Place,
     shape: Shape,
     act: Activation | None,
-    strides: tuple[int, int, int, int] | None = None,
     scale: Place | None = None,
     shift: Place | None = None,
     pre_lo: float = -float("inf"),
@@ -239,13 +215,12 @@ def lower(
 
     Args:
         low: the plan in the making.
-        x: the input, channels-last (or any layout for a shape that ``runs``, with ``strides``).
+        x: the input, channels-last.
         wn, bn: names of the constant weights and bias ("" for none).
         residual: added before the activation, channels-last, or None.
         y: the output, channels-last.
         shape: what ``choose`` agreed to.
         act: the activation, or None.
-        strides: of the input, in floats: image, row, pixel, channel.
         scale, shift: what the input is multiplied by, [image][channel], and then increased by,
             [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
     """
@@ -253,49 +228,28 @@ def lower(
 
     weight = low.known[wn]
     bias = low.known[bn] if bn else None
-    wp = low.packed(("amx", wn, shape.group, shape.kernel, shape.runs), lambda: pack(weight, shape))
+    wp = low.packed(("amx", wn, shape.group, shape.kernel), lambda: pack(weight, shape))
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    if strides is None and scale is None:
-        shape = flatten(shape, x, y, residual)
-    s = shape
+    s = flatten(shape)
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
     first, count = s.panel_blocks()
     steps = s.steps()
     threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
-    b_bytes = steps * 2 * 3 * 1024
-    phases: list[tuple[int, int]] = []
-    if s.runs:
-        width = ceil(s.ow / 32) * 32
-        runs = ceil(s.kernel[1] * s.channels / BLOCK)
-        need = max(
-            (s.pads[1] + s.w) * s.channels,
-            (s.ow - 1) * s.strides[1] * s.channels + runs * BLOCK,
-        )
-        pitch = -(-need // 16) * 16
-        slack = 32 * s.strides[1] * s.channels + runs * BLOCK
+    b_bytes = steps * 2 * s.parts * 1024
+    own = 4 * (TALL + MAX_ROWS) * PANEL + 4 * s.blocks * prod(s.kernel) * MAX_ROWS * BLOCK
+    phases = [(a, b) for a in ah.phases for b in aw.phases]
+    need = s.ow + aw.halo
+    data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
+    width = max(min(data, need), need - max(0, -aw.first), 1)
+    slack = max(0, need - width) + 32
 
-        def plane(rows: int) -> int:
-            count = (rows - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
-            return -(-(count * pitch + slack) // 32) * 32
+    def plane(rows: int) -> int:
+        return (rows + ah.halo) * width + slack
 
-        def bytes_of(rows: int) -> int:
-            return checked_size((3, plane(rows)), 2, "split input")
-
-    else:
-        phases = [(a, b) for a in ah.phases for b in aw.phases]
-        need = s.ow + aw.halo
-        data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
-        width = max(min(data, need), need - max(0, -aw.first), 1)
-        slack = max(0, need - width) + 32
-        pitch = 0
-
-        def plane(rows: int) -> int:
-            return (rows + ah.halo) * width + slack
-
-        def bytes_of(rows: int) -> int:
-            return checked_size((s.blocks, 3, len(phases), plane(rows)), 64, "split input")
+    def bytes_of(rows: int) -> int:
+        return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
 
     # Units of work: as many rows as fit, in even blocks; several images where one is small.
     rows = s.oh
@@ -311,40 +265,35 @@ def lower(
         if s.n >= threads:
             block_n = min(block_n, ceil(s.n / threads))
     units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    block_panels = panels
+    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     if units < threads:
-        block_panels = ceil(panels / ceil(threads / units))
+        groups = max(groups, min(panels, ceil(threads / units)))
+    block_panels = ceil(panels / groups)
     px = plane(rows)
-    if s.runs:
-        offsets = [
-            2 * (kh * s.dilations[0] * pitch + j * BLOCK)
-            for kh in range(s.kernel[0])
-            for j in range(runs)
-        ]
-    else:
-        offsets = [
-            64 * ((b * 3 * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
-            for b in range(count)
-            for fh, qh in ah.taps
-            for fw, qw in aw.taps
-        ]
-    line = -(-4 * pitch // 64) * 64
+    offsets = [
+        64 * ((b * s.parts * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
+        for b in range(count)
+        for fh, qh in ah.taps
+        for fw, qw in aw.taps
+    ]
     scratch = low.scratch(
-        checked_size((threads, 8192 + b_bytes + line + block_n * bytes_of(rows)), 1, "scratch")
+        checked_size(
+            (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
+        )
     )
-    xn, xh, xw, xc = strides or (s.h * s.w * x.pixel, s.w * x.pixel, x.pixel, 1)
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
-        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=xn, x_h=xh, x_w=xw, x_c=xc,
+        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=s.h * s.w * x.pixel,
+        x_h=s.w * x.pixel, x_w=x.pixel,
         oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
         r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
         stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
         dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
-        halo_h=ah.halo, plane=px, run_pixel=s.channels if s.runs else 0, row_pitch=pitch,
-        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        halo_h=ah.halo, plane=px, 
+        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
         pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
     )  # fmt: skip
     table = low.constant(np.array(offsets + first, np.int64))

@@ -142,18 +142,10 @@ def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    strides = None
-    if shape.runs:
-        x = low.place(xn)
-        n, c, h, w = shape.n, shape.channels, shape.h, shape.w
-        strides = (c * h * w, w, 1, h * w)
-        if x.layout == CHANNELS_LAST:
-            strides = (h * w * x.pixel, w * x.pixel, x.pixel, 1)
-    else:
-        x = low.place(xn, CHANNELS_LAST, dense=False)
+    x = low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation, strides)
+    amx.lower(low, x, wn, bn, r, y, shape, op.activation)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
