@@ -8,8 +8,9 @@ Every figure comes from a fresh process that imports NumPy and one engine, loads
 it on an array of its first input's shape (open sizes: 1 for the batch, --size for the others).
 Engines take turns, round after round, so that a slow spell of the machine meets all of them, and an
 engine that is not installed is left out. A first process that is not counted sees to it that files
-are in the page cache and Python modules compiled, as they are after an installation. MNN and ncnn read their own formats: the model is converted once, beside the file, and names
-of inputs and outputs are given to them rather than read from the ONNX file.
+are in the page cache and Python modules compiled, as they are after an installation. MNN and ncnn
+read their own formats: the model is converted once, beside the file, and names of inputs and
+outputs are given to them rather than read from the ONNX file.
 
 start is the wall time until the first result is there, interpreter's start included; user and
 system are the processor's time for the same, on all threads: on a busy machine they are the surer

@@ -38,13 +38,22 @@ class Buffer:
     offset: int = -1
 
     def __init__(
-        self, kind: int, nbytes: int, array: np.ndarray | None = None, index: int = -1
+        self,
+        kind: int,
+        nbytes: int,
+        array: np.ndarray | None = None,
+        index: int = -1,
+        first: int = -1,
+        last: int = -1,
+        offset: int = -1,
     ) -> None:
         self.kind = kind
         self.nbytes = nbytes
         self.array = array
         self.index = index
-        self.first = self.last = self.offset = -1
+        self.first = first
+        self.last = last
+        self.offset = offset
 
     def touch(self, step: int) -> None:
         if self.first < 0:

@@ -292,7 +292,7 @@ def lower(
         dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
-        halo_h=ah.halo, plane=px, 
+        halo_h=ah.halo, plane=px,
         parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
         pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
     )  # fmt: skip
