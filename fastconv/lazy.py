@@ -73,15 +73,15 @@ class LazyTable(dict[K, V]):
         self.complete()
         return super().__len__()
 
-    def keys(self):  # type: ignore[no-untyped-def]
+    def keys(self):
         self.complete()
         return super().keys()
 
-    def values(self):  # type: ignore[no-untyped-def]
+    def values(self):
         self.complete()
         return super().values()
 
-    def items(self):  # type: ignore[no-untyped-def]
+    def items(self):
         self.complete()
         return super().items()
 

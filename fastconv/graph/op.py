@@ -66,7 +66,7 @@ class Op:
     deterministic: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        names, defaults, factories = field_defaults(type(self))
+        names, defaults, factories = field_defaults(type(self))  # type: ignore[arg-type]  # mypy looks at instances
         if len(args) > len(names):
             raise TypeError(f"{type(self).__name__} takes at most {len(names)} attributes")
         values = self.__dict__

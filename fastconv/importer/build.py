@@ -175,7 +175,7 @@ class Builder:
         if len(values) != 1 or len(n.outputs) != 1:
             raise ModelError(f"node {name!r} (Constant) needs exactly one value and one output")
         ((key, value),) = values.items()
-        makers = {
+        makers: dict[str, Any] = {
             "value": self._array,
             "sparse_value": self._dense,
             "value_float": lambda v: np.array(v, np.float32),

@@ -93,11 +93,11 @@ class Clip(Unary):
                 continue
             need(
                 x.dtype is None or t.dtype is None or x.dtype == t.dtype,
-                lambda name=name, t=t: f"input {x} and {name} {t} differ in dtype",
+                lambda: f"input {x} and {name} {t} differ in dtype",
             )
             if t.shape is not None:
                 scalar = all(d == 1 for d in t.shape)
-                need(scalar, lambda name=name, t=t: f"{name} {t} must be a scalar")
+                need(scalar, lambda: f"{name} {t} must be a scalar")
         return [TensorType(x.dtype, x.shape)]
 
     def compute(self, xs):
