@@ -61,6 +61,12 @@ cdef void fill(
     while a < end:
         b = min(a + step, end)
         for j in range(cols):
+            if taps == 1:
+                x = s.data + (f0 + j) * s.strides[0] + a * s.strides[2]
+                for c in range(a - c0, b - c0):
+                    y[c * NR + j] = fastconv_load(x)
+                    x += s.strides[2]
+                continue
             for c in range(a, b):
                 x = s.data + (f0 + j) * s.strides[0] + c * s.strides[2]
                 for t in range(taps):
