@@ -28,6 +28,9 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 #define tile_load(t, p, stride) _tile_loadd(t, p, stride)
 #define tile_store(t, p, stride) _tile_stored(t, p, stride)
 #define tile_clear(t) _tile_zero(t)
+/* Into the nearest cache, or the second; any address will do. */
+#define prefetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
+#define prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define tile_fma(c, a, b) _tile_dpbf16ps(c, a, b)
 
 /* A float as the sum of three bfloat16 parts: exact, but for parts below the smallest normal number.

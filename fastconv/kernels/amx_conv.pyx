@@ -40,6 +40,8 @@ cdef extern from "amx.h" nogil:
     void tile_load(int t, const void* p, Py_ssize_t stride)
     void tile_store(int t, void* p, Py_ssize_t stride)
     void tile_fma(int c, int a, int b)
+    void prefetch(const void* p)
+    void prefetch_far(const void* p)
     void split_pair(vf lo, vf hi, char* p, Py_ssize_t pitch, bint three)
 
 cdef enum:
@@ -50,6 +52,7 @@ cdef enum:
     ROWS_3 = 12             # ... and after them to the vector units, by the number of parts
     ROWS_2 = 6
     MAX_ROWS = 12
+    RUN_MAX = 512           # the most floats gathered for one pixel
     MAX_PHASES = 16
 
 
@@ -71,6 +74,9 @@ cdef struct AmxParams:
     int64_t phase_h[MAX_PHASES]
     int64_t phase_w[MAX_PHASES]
     int64_t width, first_h, first_w, halo_h, plane
+    # Where a pixel's channels are gathered from: rows of run floats, run_h apart (run_rows = 0: they
+    # lie in one piece).
+    int64_t run_rows, run, run_h
     # Parts of a number: 3, or 2; channel blocks of the input; (block, tap) steps of a panel.
     int64_t parts, blocks, steps
     # Units of work: images × output rows × panels.
@@ -91,7 +97,17 @@ cdef struct Operands:
     const float* f          # inputs of the vector units' pixels, see gather
     const float* w          # the panel's weights
     const float* bias
+    const char* ahead       # the next panels' weights
+    const char* ahead_end
     float* out
+
+
+cdef struct Next:
+    const char* a           # the next step's operands for tiles
+    Py_ssize_t part
+    const char* b
+    const float* f          # this step's for the vector units
+    const float* w
 
 
 cdef inline vf fetch(const float* x, int64_t n) noexcept nogil:
@@ -126,32 +142,41 @@ cdef inline void channel(
 
 
 cdef inline void channels(
-    const int n, const int rows, const int nt, vf* acc, const float* f, const float* w,
+    const int parts, const int at, const int n, const int rows, const int nt, vf* acc,
+    const Next* o,
 ) noexcept nogil:
-    if rows > 0:
-        channel(rows, nt, acc, f, w)
-        if n > 1: channel(rows, nt, acc, f + 1, w + PANEL)
-        if n > 2: channel(rows, nt, acc, f + 2, w + 2 * PANEL)
+    """Channels at .. at + n of 32; and as much of the fetching of the next step's operands."""
+    cdef int i
+    for i in range(n):
+        if rows > 0:
+            channel(rows, nt, acc, o.f + at + i, o.w + (at + i) * PANEL)
+        prefetch(o.a + (at + i) * 64)
+        prefetch(o.a + o.part + (at + i) * 64)
+        prefetch(o.b + (at + i) * 64)
+        prefetch(o.b + 32 * 64 + (at + i) * 64)
+        if parts == 3:
+            prefetch(o.a + 2 * o.part + (at + i) * 64)
+            prefetch(o.b + 64 * 64 + (at + i) * 64)
 
 
 cdef inline void multiply(
-    const int n, const int mt, const int nt, const int rows, vf* acc, const float* f,
-    const float* w,
+    const int parts, const int at, const int n, const int mt, const int nt, const int rows, vf* acc,
+    const Next* o,
 ) noexcept nogil:
     """Tiles 0..3 += tiles 4, 5 × tiles 6, 7, between them 4 × n channels for the vector units."""
     if mt: tile_fma(0, 4, 6)
-    channels(n, rows, nt, acc, f, w)
+    channels(parts, at, n, rows, nt, acc, o)
     if mt and nt == 2: tile_fma(1, 4, 7)
-    channels(n, rows, nt, acc, f + n, w + n * PANEL)
+    channels(parts, at + n, n, rows, nt, acc, o)
     if mt == 2: tile_fma(2, 5, 6)
-    channels(n, rows, nt, acc, f + 2 * n, w + 2 * n * PANEL)
+    channels(parts, at + 2 * n, n, rows, nt, acc, o)
     if mt == 2 and nt == 2: tile_fma(3, 5, 7)
-    channels(n, rows, nt, acc, f + 3 * n, w + 3 * n * PANEL)
+    channels(parts, at + 3 * n, n, rows, nt, acc, o)
 
 
-cdef inline void load_a(const int mt, const char* a, Py_ssize_t row) noexcept nogil:
-    if mt: tile_load(4, a, row)
-    if mt == 2: tile_load(5, a + 16 * row, row)
+cdef inline void load_a(const int mt, const char* a) noexcept nogil:
+    if mt: tile_load(4, a, 64)
+    if mt == 2: tile_load(5, a + TILE, 64)
 
 
 cdef inline void load_b(
@@ -163,47 +188,47 @@ cdef inline void load_b(
 
 cdef inline void step(
     const int parts, const int mt, const int nt, const int rows, vf* acc, const char* a,
-    Py_ssize_t part, Py_ssize_t row, const char* b, const float* f, const float* w,
+    Py_ssize_t part, const char* b, const Next* o,
 ) noexcept nogil:
     """One channel block and tap: the products of the parts, in an order of few loads, and the 32
     channels of the vector units spread between them."""
     if parts == 3:
-        load_a(mt, a + 2 * part, row)
-        channels(1, rows, nt, acc, f, w)
+        load_a(mt, a + 2 * part)
+        channels(parts, 0, 1, rows, nt, acc, o)
         load_b(parts, mt, nt, b)
-        channels(1, rows, nt, acc, f + 1, w + PANEL)
-        multiply(1, mt, nt, rows, acc, f + 2, w + 2 * PANEL)
-        load_a(mt, a + part, row)
-        channels(1, rows, nt, acc, f + 6, w + 6 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 7, w + 7 * PANEL)
+        channels(parts, 1, 1, rows, nt, acc, o)
+        multiply(parts, 2, 1, mt, nt, rows, acc, o)
+        load_a(mt, a + part)
+        channels(parts, 6, 1, rows, nt, acc, o)
+        multiply(parts, 7, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + TILE)
-        channels(1, rows, nt, acc, f + 11, w + 11 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 12, w + 12 * PANEL)
-        load_a(mt, a, row)
-        channels(1, rows, nt, acc, f + 16, w + 16 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 17, w + 17 * PANEL)
+        channels(parts, 11, 1, rows, nt, acc, o)
+        multiply(parts, 12, 1, mt, nt, rows, acc, o)
+        load_a(mt, a)
+        channels(parts, 16, 1, rows, nt, acc, o)
+        multiply(parts, 17, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + 2 * TILE)
-        channels(1, rows, nt, acc, f + 21, w + 21 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 22, w + 22 * PANEL)
+        channels(parts, 21, 1, rows, nt, acc, o)
+        multiply(parts, 22, 1, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b)
-        channels(2, rows, nt, acc, f + 26, w + 26 * PANEL)
-        multiply(1, mt, nt, rows, acc, f + 28, w + 28 * PANEL)
+        channels(parts, 26, 2, rows, nt, acc, o)
+        multiply(parts, 28, 1, mt, nt, rows, acc, o)
     else:
-        load_a(mt, a + part, row)
-        channels(2, rows, nt, acc, f, w)
+        load_a(mt, a + part)
+        channels(parts, 0, 2, rows, nt, acc, o)
         load_b(parts, mt, nt, b)
-        channels(2, rows, nt, acc, f + 2, w + 2 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 4, w + 4 * PANEL)
-        load_a(mt, a, row)
-        channels(2, rows, nt, acc, f + 12, w + 12 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 14, w + 14 * PANEL)
+        channels(parts, 2, 2, rows, nt, acc, o)
+        multiply(parts, 4, 2, mt, nt, rows, acc, o)
+        load_a(mt, a)
+        channels(parts, 12, 2, rows, nt, acc, o)
+        multiply(parts, 14, 2, mt, nt, rows, acc, o)
         load_b(parts, mt, nt, b + TILE)
-        channels(2, rows, nt, acc, f + 22, w + 22 * PANEL)
-        multiply(2, mt, nt, rows, acc, f + 24, w + 24 * PANEL)
+        channels(parts, 22, 2, rows, nt, acc, o)
+        multiply(parts, 24, 2, mt, nt, rows, acc, o)
 
 
 cdef inline void products(
-    const int parts, const int mt, const int nt, const int rows, const Operands* o,
+    const int parts, const int mt, const int nt, const int rows, Operands* o,
 ) noexcept nogil:
     """``mt * 16`` pixels in tiles and ``rows`` pixels in vectors, by ``nt * 16`` filters, over all
     steps: the former to out[0 ..], the latter to out[TALL ..], PANEL floats each."""
@@ -211,9 +236,11 @@ cdef inline void products(
     cdef int i
     cdef vf acc[2 * MAX_ROWS]
     cdef const char* b = o.b
-    cdef const float* f = o.f
-    cdef const float* w = o.w
     cdef float* out = o.out
+    cdef Next n
+    n.part = o.part
+    n.f = o.f
+    n.w = o.w
     if mt: tile_load(0, o.bias, 0)
     if mt and nt == 2: tile_load(1, o.bias + 16, 0)
     if mt == 2: tile_load(2, o.bias, 0)
@@ -223,10 +250,17 @@ cdef inline void products(
         acc[2 * i + 1] = v_load(o.bias + VW)
     v_fence()
     for k in range(o.steps):
-        step(parts, mt, nt, rows, acc, o.a + o.offsets[k], o.part, 64, b, f, w)
+        # (After the last step the table of offsets goes on with small numbers.)
+        n.a = o.a + o.offsets[k + 1]
+        n.b = b + 2 * parts * TILE
+        step(parts, mt, nt, rows, acc, o.a + o.offsets[k], o.part, b, &n)
         b += 2 * parts * TILE
-        f += rows * BLOCK
-        w += BLOCK * PANEL
+        n.f += rows * BLOCK
+        n.w += BLOCK * PANEL
+        if o.ahead < o.ahead_end:
+            for i in range(32):
+                prefetch_far(o.ahead + i * 64)
+            o.ahead += 32 * 64
     v_fence()
     if mt: tile_store(0, out, 4 * PANEL)
     if mt and nt == 2: tile_store(1, out + 16, 4 * PANEL)
@@ -238,7 +272,7 @@ cdef inline void products(
 
 
 cdef inline void some_products(
-    const int parts, const int rows, int64_t tall, bint few, bint wide, const Operands* o,
+    const int parts, const int rows, int64_t tall, bint few, bint wide, Operands* o,
 ) noexcept nogil:
     """``tall`` pixels in tiles, and ``rows`` in vectors if ``few``."""
     if wide:
@@ -251,6 +285,50 @@ cdef inline void some_products(
         elif few: products(parts, 0, 1, rows, o)
         elif tall > 16: products(parts, 2, 1, 0, o)
         else: products(parts, 1, 1, 0, o)
+
+
+cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept nogil:
+    """The runs of one pixel, one after the other, and zeros to the end of the last block.
+
+    ``t`` has room for VW more.
+    """
+    cdef int64_t r, i, rest = p.run % VW
+    for r in range(p.run_rows):
+        for i in range(p.run // VW):
+            v_store(t + i * VW, v_load(x + i * VW))
+        if rest:
+            v_store(t + p.run - rest, v_load_n(x + p.run - rest, <int>rest))
+        x += p.run_h
+        t += p.run
+    for i in range((p.blocks * BLOCK - p.run_rows * p.run + VW - 1) // VW):
+        v_store(t + i * VW, v_zero())
+
+
+cdef void split_runs(
+    const AmxParams* p, const float* x, int64_t y0, int64_t rows, float* work, char* a,
+) noexcept nogil:
+    """The split copy of the input of output rows y0 .. y0 + rows, each pixel gathered from runs;
+    ``work`` holds MAX_ROWS pixels."""
+    cdef int64_t part = p.plane * 64, size = p.blocks * BLOCK + VW
+    cdef int64_t r, i, k, b, count
+    cdef const float* row
+    cdef const float* t
+    cdef char* at
+    for r in range(rows):
+        row = x + (y0 + r) * p.x_h
+        i = 0
+        while i < p.w:
+            count = min(p.w - i, MAX_ROWS)
+            for k in range(count):
+                collect(p, row + (i + k) * p.x_w, work + k * size)
+            for k in range(count):
+                t = work + k * size
+                at = a + (r * p.width + i + k) * 64
+                for b in range(p.blocks):
+                    split_pair(v_load(t), v_load(t + VW), at, part, p.parts == 3)
+                    t += BLOCK
+                    at += p.parts * part
+            i += count
 
 
 cdef void gather(
@@ -266,6 +344,23 @@ cdef void gather(
     cdef const float* t
     cdef float* out
     cdef vf lo, hi, low = v_set(p.pre_lo)
+    cdef float one[RUN_MAX + VW]
+    if p.run_rows:
+        for i in range(rows):
+            if i < count and ox < p.ow:
+                collect(p, x + oy * p.x_h + ox * p.x_w, one)
+            else:
+                for b in range(2 * p.blocks):
+                    v_store(one + b * VW, v_zero())
+            for b in range(p.blocks):
+                out = f + (b * rows + i) * BLOCK
+                v_store(out, v_load(one + b * BLOCK))
+                v_store(out + VW, v_load(one + b * BLOCK + VW))
+            ox += 1
+            if ox == p.width:
+                ox = 0
+                oy += 1
+        return
     for i in range(rows):
         for kh in range(p.kh):
             for kw in range(p.kw):
@@ -432,6 +527,16 @@ cdef void direct(
     cdef int64_t k, c, q, tap, ih, iw, taps = p.kh * p.kw
     cdef float v
     cdef const float* row
+    cdef float one[RUN_MAX + VW]
+    if p.run_rows:
+        collect(p, x + oy * p.x_h + ox * p.x_w, one)
+        for c in range(p.run_rows * p.run):
+            a = v_set(one[c])
+            s0 = v_fma(a, v_load(w + c * PANEL), s0)
+            s1 = v_fma(a, v_load(w + c * PANEL + VW), s1)
+        v_store(out, s0)
+        v_store(out + VW, s1)
+        return
     for k in range(p.steps):
         tap = k % taps
         ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
@@ -549,10 +654,10 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t taps = p.kh * p.kw
     cdef int64_t vector_rows = ROWS_3 if p.parts == 3 else ROWS_2, period = TALL + vector_rows
     cdef float* out = <float*>(<char*>c.buf[7] + thread * (
-        (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4
+        (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4 + MAX_ROWS * VW * 4
         + p.block_panels * b_bytes + p.block_n * image_bytes))
     cdef float* f = out + (TALL + MAX_ROWS) * PANEL
-    cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK)
+    cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK + MAX_ROWS * VW)
     cdef char* a = b + p.block_panels * b_bytes
     cdef char* at
     cdef int64_t done = -1, done_b = -1
@@ -578,6 +683,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
             done = unit // groups
             for image in range(n0, n1):
                 s = scale + image * p.pre_n if scale != NULL else scale
+                if p.run_rows:
+                    split_runs(p, x + image * p.x_n, y0, rows, f, a + (image - n0) * image_bytes)
+                    continue
                 split_image(p, x + image * p.x_n, s, shift, y0, rows,
                             a + (image - n0) * image_bytes)
         if done_b != j0:
@@ -586,6 +694,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                 split_panel(weights + j * p.steps * BLOCK * PANEL, p.steps, p.parts,
                             b + (j - j0) * b_bytes)
         unit += 1
+        # Weights arrive from far away while the ones before them are in use.
+        o.ahead = <const char*>(weights + j1 * p.steps * BLOCK * PANEL)
+        o.ahead_end = o.ahead + min(panels - j1, p.block_panels) * p.steps * BLOCK * PANEL * 4
         for image in range(n0, n1):
             s = scale + image * p.pre_n if scale != NULL else scale
             # Which pixels go where is counted from the image's first, whatever the unit.
@@ -628,4 +739,4 @@ def pack_amx_conv(**values):
 
 
 KERNELS = {"amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv)}
-CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES}
+CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES, "RUN_MAX": RUN_MAX}

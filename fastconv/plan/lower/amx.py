@@ -20,17 +20,21 @@ from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
 BLOCK, PANEL, MAX_PHASES = 32, 32, 16
+#: Inputs of a window that are gathered, at most.
+RUN_MAX = 512
 #: Pixels in tiles, and the most in vectors after them, at a time.
 TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
 SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 #: From this many products in a sum on, two parts of a number are enough.
-DEEP = 1152
+DEEP = 1024
 
-# Processor cycles, measured: six products of a tile; splitting a block of a pixel, and of a weight
-# row; storing a row of a panel. A vector multiply-add takes half a cycle for 16 lanes.
-PRODUCTS, SPLIT_PIXEL, SPLIT_WEIGHT, STORE = 110.0, 14.0, 22.0, 12.0
-FMA = 1 / 29.0
+# Processor cycles, measured between the times with and without a busy neighbour on the core: one
+# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
+# weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
+STEP = {3: 850.0, 2: 400.0}
+SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
+MAC = 1 / 27.0
 
 
 @record(frozen=True)
@@ -99,22 +103,18 @@ class Shape:
 
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
-        steps = self.steps()
-        half_panels = ceil(self.filters / 16)
+        steps, panels = self.steps(), ceil(self.filters / 16) / 2
         rows = self.n * self.oh * self.ow
-        pad = 1.0
-        if self.kernel[1] > 1:
-            pad = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow)
-        tiles = self.n * ceil(self.oh * self.ow * pad / 16)
-        pixels = self.n * self.h * self.w
-        split = pixels * self.blocks * SPLIT_PIXEL
-        if self.kernel == (1, 1):
-            split = rows * self.blocks * SPLIT_PIXEL
+        border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
+        image = self.oh * self.ow * border
+        period = TALL + (12 if self.parts == 3 else 6)
+        groups = self.n * max(image / period, ceil(image / period) - 0.6)
+        pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
-            tiles * half_panels * steps * PRODUCTS * (0.5 if self.parts == 2 else 1)
-            + split
-            + half_panels * steps * 16 * SPLIT_WEIGHT
-            + rows * half_panels * STORE / 2
+            groups * panels * steps * STEP[self.parts]
+            + pixels * self.blocks * SPLIT_PIXEL
+            + panels * steps * BLOCK * SPLIT_WEIGHTS
+            + rows * panels * STORE
         )
 
 
@@ -138,8 +138,8 @@ def shape_of(
     )  # fmt: skip
 
 
-def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: float) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``fma_cycles``."""
+def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
+    """Whether the tile-matrix kernel is there, may be used, and takes less than ``macs`` on vectors."""
     if shape is None or low.strict or low.isa != "amx":
         return False
     if shape.channels // shape.group < 4:
@@ -148,7 +148,7 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: f
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < fma_cycles and low.packs.finite(weight)
+    return shape.cycles() < macs * MAC and low.packs.finite(weight)
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -187,6 +187,32 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
+
+    rows: int
+    length: int
+    step: int
+    x_n: int
+    x_h: int
+    x_w: int
+
+
+def unrolled(shape: Shape) -> Shape:
+    """A convolution of few channels as one of 1×1 whose channels are all inputs of a window."""
+    k = prod(shape.kernel) * shape.channels
+    return Shape(
+        shape.n, shape.oh, shape.ow, k, shape.oh, shape.ow, shape.filters, 1,
+        (1, 1), (1, 1), (1, 1), (0, 0),
+    )  # fmt: skip
+
+
+def pack_runs(w: np.ndarray) -> np.ndarray:
+    """``[filters][channels][kh][kw]`` → the weights of the ``unrolled`` convolution."""
+    return w.transpose(0, 2, 3, 1).reshape(len(w), -1, 1, 1)
+
+
 def flatten(s: Shape) -> Shape:
     """A 1×1 convolution of small images as one of longer rows."""
     if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
@@ -207,6 +233,7 @@ def lower(
     y: Place,
     shape: Shape,
     act: Activation | None,
+    runs: Runs | None = None,
     scale: Place | None = None,
     shift: Place | None = None,
     pre_lo: float = -float("inf"),
@@ -221,6 +248,7 @@ def lower(
         y: the output, channels-last.
         shape: what ``choose`` agreed to.
         act: the activation, or None.
+        runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
         scale, shift: what the input is multiplied by, [image][channel], and then increased by,
             [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
     """
@@ -228,9 +256,12 @@ def lower(
 
     weight = low.known[wn]
     bias = low.known[bn] if bn else None
-    wp = low.packed(("amx", wn, shape.group, shape.kernel), lambda: pack(weight, shape))
+    wp = low.packed(
+        ("amx", wn, shape.group, shape.kernel),
+        lambda: pack(weight if runs is None else pack_runs(weight), shape),
+    )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    s = flatten(shape)
+    s = flatten(shape) if runs is None else shape
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
@@ -238,7 +269,8 @@ def lower(
     steps = s.steps()
     threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
     b_bytes = steps * 2 * s.parts * 1024
-    own = 4 * (TALL + MAX_ROWS) * PANEL + 4 * s.blocks * prod(s.kernel) * MAX_ROWS * BLOCK
+    own = 4 * (TALL + MAX_ROWS) * PANEL
+    own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
     phases = [(a, b) for a in ah.phases for b in aw.phases]
     need = s.ow + aw.halo
     data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
@@ -252,8 +284,9 @@ def lower(
         return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
 
     # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     rows = s.oh
-    while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
+    while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
         rows = ceil(rows / 2)
     row_blocks = ceil(s.oh / rows)
     if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
@@ -265,7 +298,6 @@ def lower(
         if s.n >= threads:
             block_n = min(block_n, ceil(s.n / threads))
     units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     if units < threads:
         groups = max(groups, min(panels, ceil(threads / units)))
     block_panels = ceil(panels / groups)
@@ -284,8 +316,11 @@ def lower(
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
-        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=s.h * s.w * x.pixel,
-        x_h=s.w * x.pixel, x_w=x.pixel,
+        n=s.n, h=s.h, w=s.w, channels=s.channels,
+        x_n=runs.x_n if runs else s.h * s.w * x.pixel,
+        x_h=runs.x_h if runs else s.w * x.pixel, x_w=runs.x_w if runs else x.pixel,
+        run_rows=runs.rows if runs else 0, run=runs.length if runs else 0,
+        run_h=runs.step if runs else 0,
         oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
         r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
         stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
@@ -293,7 +328,8 @@ def lower(
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
         halo_h=ah.halo, plane=px,
-        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
+        block_rows=rows, block_panels=block_panels,
         pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
     )  # fmt: skip
     table = low.constant(np.array(offsets + first, np.int64))

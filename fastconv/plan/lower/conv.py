@@ -93,16 +93,31 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
-        direct = prod(win.output) * xs[0] * prod(ws) * amx.FMA
-        if amx.choose(low, shape, weight, direct):
+        assert weight is not None
+        _, macs = winograd.choose(low, xs, win.output, ws[0], win, group)
+        if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
+    if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
+        shape = amx.shape_of(xs, win.output, ws[0], group, win)
+        assert shape is not None and weight is not None
+        flat = amx.unrolled(shape)
+        if amx.choose(low, flat, weight, prod(win.output) * xs[0] * prod(ws)):
+            x = stage(low, xn, win)
+            y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+            r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+            xn_, _, xh, xw = pixel_strides(x)
+            runs = amx.Runs(
+                shape.kernel[0], shape.kernel[1] * shape.channels, xh * shape.dilations[0],
+                xn_, xh * shape.strides[0], xw * shape.strides[1],
+            )  # fmt: skip
+            return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
+    m = winograd.choose(low, xs, win.output, ws[0], win, group)[0] if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
         return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
