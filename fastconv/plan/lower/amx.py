@@ -187,7 +187,7 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Runs:
     """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
 
