@@ -6,7 +6,7 @@ kernels and fusions are those of the plan that would run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,7 @@ class Description:
         layers: one per node of the graph that runs.
         totals: sums.
         notes: lines about sizes that nobody stated, and the like.
+        tuned: the file of tuned choices and how many of them are in use, or None.
     """
 
     inputs: dict[str, tuple[int, ...]]
@@ -156,6 +157,7 @@ class Description:
     layers: list[Layer]
     totals: Totals
     notes: list[str] = field(default_factory=list)
+    tuned: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as dictionaries, lists and plain values, for JSON."""
@@ -173,6 +175,13 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         OptionError, InputError: ``shapes`` does not fit the model.
         ShapeError: shapes in the graph do not fit together.
     """
+    return study(model, shapes)[0]
+
+
+def study(
+    model: Model, shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Description, dict[str, TensorType]]:
+    """As :func:`describe`, and the type of every value that is known."""
     sizes, notes = concrete_shapes(model, shapes)
     plans: list[Plan] = [model.prepare(sizes).plan]
     types: dict[str, TensorType] = {}
@@ -198,7 +207,10 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         runs=counts,
     )
     outputs = {o.name: facts.shape(o.name) or _static(types.get(o.name)) for o in model.outputs}
-    return Description(sizes, outputs, model.opset, layers, totals, notes)
+    tuned = None
+    if model.tuned is not None:
+        tuned = f"{model.tuned.path} ({len(model._engine.choices.used)} choices in use)"
+    return Description(sizes, outputs, model.opset, layers, totals, notes, tuned), types
 
 
 def _run_once(
@@ -354,6 +366,11 @@ class _Runs:
         return (VIEW if node.outputs[0] in self.seen else CONSTANT), (), None
 
 
+def examine(model: Model, plan: Plan) -> Callable[[Node], tuple[str, tuple[str, ...], str | None]]:
+    """What a plan of the model does with a node: (``Layer.runs``, names of the steps, reason)."""
+    return _Runs([plan], plan.types).of
+
+
 def foreign_reason(op: Foreign) -> str:
     """Why an operator runs through ``onnx.reference``."""
     if any(a.type in ("GRAPH", "GRAPHS") for a in op.node.attributes.values()):
@@ -466,6 +483,8 @@ def footer(d: Description) -> list[str]:
         f"parameters {t.parameters:,}; multiply-accumulates {t.macs:,}; "
         f"activations {text.memory(t.arena_bytes)}",
     ]
+    if d.tuned is not None:
+        lines.append(f"tuned: {text.clean(d.tuned)}")
     for y in d.layers:
         if y.reason is not None:
             lines.append(f"{text.clean(y.name)} ({y.op}) runs as {y.runs}: {y.reason}")

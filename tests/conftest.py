@@ -11,11 +11,25 @@ import fastconv
 sys.path.insert(0, os.path.dirname(__file__))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--graphs", type=int, default=2000, help="random networks to compare (default 2000)"
+    )
+    parser.addoption(
+        "--graphs-seed", type=int, default=0, help="number of the first random network (default 0)"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_sources(tmp_path_factory):
-    """Child processes import the fastconv under test, not the source folder they would start in."""
+    """Child processes import the fastconv under test, not the source folder they would start in.
+
+    What was tuned on this machine is out of sight, too.
+    """
     before, path = os.getcwd(), os.environ.get("PYTHONPATH")
     os.chdir(tmp_path_factory.mktemp("cwd"))
+    cache = os.environ.get("FASTCONV_CACHE")
+    os.environ["FASTCONV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["PYTHONPATH"] = str(pathlib.Path(fastconv.__file__).resolve().parent.parent)
     yield
     os.chdir(before)
@@ -23,3 +37,7 @@ def away_from_the_sources(tmp_path_factory):
         del os.environ["PYTHONPATH"]
     else:
         os.environ["PYTHONPATH"] = path
+    if cache is None:
+        del os.environ["FASTCONV_CACHE"]
+    else:
+        os.environ["FASTCONV_CACHE"] = cache

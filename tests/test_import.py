@@ -34,6 +34,12 @@ def test_importing_the_package_loads_almost_nothing():
     assert not [m for m in new if m.startswith(HEAVY)]
 
 
+def test_importing_the_onnxruntime_module_loads_no_engine():
+    new = loaded_by("import fastconv.onnxruntime") - loaded_by("pass")
+    assert "numpy" not in new
+    assert "fastconv.model" not in new
+
+
 @pytest.mark.parametrize(
     "code",
     ["fastconv.load", "fastconv.InferenceSession", "fastconv.SessionOptions", "fastconv.ops",
@@ -70,15 +76,25 @@ MAY_IMPORT = {
     "passes": LEAVES | {"graph"},
     "plan": LEAVES | {"graph", "kernels"},
     "runtime": LEAVES | {"graph", "kernels", "plan"},
-    "model": LEAVES | {"graph", "importer", "passes", "plan", "runtime"},
+    "tuning": LEAVES | {"graph", "kernels"},
+    "model": LEAVES | {"graph", "importer", "passes", "plan", "runtime", "tuning"},
+    "tuner": LEAVES | {"feeds", "plan", "runtime"},
     "ops": LEAVES | {"graph", "kernels", "plan", "runtime"},
-    "session": LEAVES | {"graph", "importer", "model"},
+    "onnxruntime": LEAVES | {"graph", "importer", "model"},
+    "session": {"onnxruntime"},
     "backend": LEAVES | {"model"},
     "text": set(),
     "feeds": LEAVES,
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
-    "compare": LEAVES | {"graph", "passes", "runtime"},
+    "compare": LEAVES,
+    "visualize": LEAVES | {"graph", "passes", "runtime", "text"},
+    "layered": set(),
+    "page": set(),
+    "picture": LEAVES | {"feeds", "graph", "inspect", "text"},
+    "draw": LEAVES | {"layered", "page", "picture", "text"},
+    "check": LEAVES | {"feeds", "graph", "importer", "inspect", "model", "plan", "text"},
+    "locate": LEAVES | {"compare", "graph", "passes", "runtime"},
     "inspect": LEAVES | {"text", "feeds", "receptive", "graph", "importer", "plan"},
 }
 

@@ -135,8 +135,8 @@ class Op:
         raise NotImplementedError
 
 
-#: The families' operators, ("fastconv", name) those of the package itself: a key found here costs
-#: the import of its family alone, any other that of all families.
+#: The families' operators, of any domain: a name found here costs the import of its family alone,
+#: any other that of all families.
 FAMILIES = {
     "activations": "Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Elu Selu Celu "
     "Softplus Softsign Mish Gelu Swish ThresholdedRelu Shrink",
@@ -155,6 +155,7 @@ FAMILIES = {
     "LayerNormalization RMSNormalization LRN MeanVarianceNormalization",
     "pool": "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool",
     "recurrent": "RNN GRU LSTM",
+    "recurrent_quant": "DynamicQuantizeLSTM",
     "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
     "ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum",
     "resize": "Resize GridSample",
@@ -173,7 +174,7 @@ def _all_families() -> Iterable[str]:
 
 
 def _where(key: tuple[str, str]) -> str | None:
-    return _FAMILY_OF.get(key[1]) if key[0] in ("", "fastconv") else None
+    return _FAMILY_OF.get(key[1])
 
 
 #: (domain, op_type) → class. Families are imported when an operator of theirs is asked for.

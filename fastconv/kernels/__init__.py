@@ -114,6 +114,8 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
     build: str = isa or chosen_isa()
     lower, own = EXTENDS.get(build, (build, ()))
+    if own:
+        cpu_isas()  # which asks the operating system for what these kernels need
     result: LazyTable[str, Kernel]
 
     def load(family: str) -> None:

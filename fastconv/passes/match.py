@@ -23,6 +23,7 @@ from ..graph import Graph, Node, Op, TensorType
 from ..graph.activation import Activation
 from ..graph.ops.elementwise import Unary
 from ..records import record
+from .budget import current
 from .unary import VARIABLE, as_activation, scalar_of
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})
@@ -192,7 +193,7 @@ class Rewriter:
     """Applies rules to a graph until none fires. Keeps who makes and who reads each value."""
 
     def __init__(self, graph: Graph, rules: Sequence[Rule], present: set[str]) -> None:
-        self.graph = graph
+        self.graph, self.budget = graph, current()
         self.all_rules = rules
         self.present = present
         self._choose()
@@ -245,6 +246,8 @@ class Rewriter:
                 if not rule.shared and not self._private(match):
                     continue
                 new = rule.replace(match)
+                if new is not None and self.budget is not None and not self._allowed(rule, match):
+                    return False
                 if isinstance(new, str):
                     if self._alias(node, new):
                         self._sweep(match)
@@ -253,6 +256,11 @@ class Rewriter:
                     self._put(match, new)
                     return True
         return False
+
+    def _allowed(self, rule: Rule, m: Match) -> bool:
+        assert self.budget is not None
+        merged = sorted(m.inner, key=self.position)
+        return self.budget.spend(rule.name, [s for n in merged for s in n.sources or (n.name,)])
 
     def _solve(self, p: Pattern, value: str, m: Match) -> Iterator[Match]:
         """All ways in which a pattern matches a value, given what is bound."""

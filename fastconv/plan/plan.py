@@ -13,8 +13,9 @@ from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
 from ..records import record
 from ..sizes import checked_size, machine_memory
+from .choice import Choices
 from .lower import LOWER
-from .lowering import F32, Lowering, PackCache, Step, reference
+from .lowering import F32, Lowering, PackCache, Step, reference, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
 from .slices import Slice, assign_slices
 
@@ -36,7 +37,7 @@ class Plan:
     """
 
     steps: list[Step]
-    entries: list[tuple[int, bytes, list[tuple[int, int]], int]]
+    entries: list[tuple[int, bytes, list[tuple[int, int]], tuple[int, int, int, int]]]
     arena_size: int
     externals: list[str]
     results: list[str]
@@ -56,8 +57,21 @@ def make_plan(
     memory_limit: int | None = None,
     isa: str | None = None,
     strict: bool = False,
+    choices: Choices | None = None,
+    half: bool = False,
 ) -> Plan:
-    """Plan a graph for concrete input types; ``strict`` keeps to direct convolution.
+    """Plan a graph for concrete input types.
+
+    Args:
+        graph: the graph.
+        inputs: the type of every input.
+        threads: the most threads a step may use.
+        packs: packed weights made before.
+        memory_limit: bytes that activations may take.
+        isa: the kernel build (default: the chosen one).
+        strict: keep to direct convolution.
+        choices: decides between alternatives (default: their estimated costs).
+        half: store weights of fully-connected layers in half precision.
 
     Raises:
         ShapeError: shapes do not fit together; names the node, the operator and the shapes.
@@ -72,7 +86,7 @@ def make_plan(
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
     low = Lowering(
         graph, types, known, threads, packs, isa or kernels.chosen_isa(), strict,
-        outputs=frozenset(results),
+        choices or Choices(), half, outputs=frozenset(results),
     )  # fmt: skip
     for name in inputs:
         t = inputs[name]
@@ -114,9 +128,9 @@ def make_plan(
                 params = k.pack(**s.params)
             except OverflowError as e:
                 raise ShapeError(f"{s.node}: a size or an attribute is too large: {e}") from None
-            entry = (k.address, params, [reference(p) for p in s.places], s.threads)
+            entry = (k.address, params, [reference(p) for p in s.places], sharing(s))
         else:
-            entry = (0, b"", [], 1)
+            entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)
     return Plan(
         low.steps, entries, size, low.externals, results, types,

@@ -12,6 +12,7 @@ __all__ = [
     "norm",
     "pool",
     "recurrent",
+    "recurrent_quant",
     "reduce",
     "resize",
     "shape",

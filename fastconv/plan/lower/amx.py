@@ -148,7 +148,8 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < macs * MAC and low.packs.finite(weight)
+    costs = {"vector": macs, "amx": shape.cycles() / MAC}
+    return low.choose("amx", costs) == "amx" and low.packs.finite(weight)
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -311,7 +312,8 @@ def lower(
     scratch = low.scratch(
         checked_size(
             (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
-        )
+        ),
+        threads,
     )
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
@@ -337,4 +339,5 @@ def lower(
     low.step(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
+        units=threads,  # every piece splits its weights anew
     )  # fmt: skip
