@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 
 from ..errors import OptionError
 from ..graph import Graph
-from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
 from .budget import Budget, Change, spending

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 import weakref
@@ -248,7 +247,9 @@ class Engine:
             fresh.discard(id(array))
             return array
         try:
-            return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
+            from copy import deepcopy
+
+            return deepcopy(array) if isinstance(array, list) else np.array(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 

@@ -5,15 +5,17 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
 
+from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
+from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_zeros
+from ..lowering import Lowering, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -35,7 +37,7 @@ SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
 MAC = 1 / 27.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Axis:
     """One spatial axis of the split copy; see ``AmxParams``."""
 
@@ -54,7 +56,7 @@ def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
     return Axis(phases, taps, first, max(q for q, _ in at) - first)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Shape:
     """A two-dimensional convolution with its sizes, as the kernel sees it."""
 
@@ -147,7 +149,7 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
     costs = {"vector": macs, "amx": shape.cycles() / MAC}
-    return low.choose("amx", costs) == "amx" and bool(np.isfinite(weight).all())
+    return low.choose("amx", costs) == "amx" and low.packs.finite(weight)
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -156,6 +158,11 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     taps = kh * kw
     panels = ceil(shape.filters / PANEL)
     first, count = shape.panel_blocks()
+    if shape.group == 1:
+        out = aligned_empty((panels, count * taps, BLOCK, PANEL))
+        flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
+        kernels.packing("amx").pack_filters(flat, 1, out, BLOCK)
+        return out
     out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
@@ -181,7 +188,7 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Runs:
     """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
 

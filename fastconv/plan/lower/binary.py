@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 
 from ...graph import Node
 from ...graph.activation import Activation
-from ...graph.op import REGISTRY, broadcast
+from ...graph.op import broadcast
 from ...graph.ops.activations import PRelu
 from ...graph.ops.binary import Binary, Mean, Pow, Variadic
+from ...records import record
 from ...sizes import checked_size
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
@@ -70,7 +70,7 @@ def collapse(
     return [d[0] for d in out], [d[1] for d in out], [d[2] for d in out]
 
 
-@dataclass
+@record
 class Value:
     """One operand.
 
@@ -276,7 +276,7 @@ def binary(low: Lowering, node: Node) -> Any:
     return chain(low, node.inputs[0], terms, output)
 
 
-lowers(*(c for c in REGISTRY.values() if issubclass(c, Binary)))(binary)
+lowers(Binary)(binary)
 
 
 @lowers(Pow)
