@@ -219,6 +219,28 @@ def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
 
 
 @record
+class Scaled:
+    """A value that is another one scaled, which some readers do on their way.
+
+    Attributes:
+        node: the node that asks for it.
+        source: the other value, (N, C, …), channels-last.
+        scale: what it is multiplied by, dense: [N][C] if ``per_image``, else [C].
+        shift: what is then added, [C], or None.
+        lo: the sum is clipped to be at least this (with a ``shift``).
+        emit: appends the steps that compute it after all.
+    """
+
+    node: Node | None
+    source: str
+    scale: Place
+    per_image: bool
+    shift: Place | None
+    lo: float
+    emit: Callable[[], None]
+
+
+@record
 class Lowering:
     """The state of one plan in the making; what a lowering function works with.
 
@@ -247,6 +269,7 @@ class Lowering:
     outputs: frozenset[str] = frozenset()
     slices: Mapping[str, Slice] = field(default_factory=dict)
     roots: dict[str, Buffer] = field(default_factory=dict)
+    postponed: dict[str, Scaled] = field(default_factory=dict)
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
 
@@ -275,8 +298,29 @@ class Lowering:
 
     # Where values live.
 
+    def postpone(self, name: str, scaled: Scaled) -> None:
+        """Say how a value of the node in hand would be computed, should anybody want it.
+
+        A reader that can do the scaling itself asks for it with :meth:`scaled`; for any other, the
+        value's steps are appended when it first asks where the value lies.
+        """
+        self.postponed[name] = scaled
+
+    def scaled(self, name: str) -> Scaled | None:
+        """How a value comes from another, unless it has been computed."""
+        return self.postponed.get(name)
+
+    def _compute(self, name: str) -> None:
+        """Append the steps of a value that was postponed."""
+        scaled = self.postponed.pop(name)
+        node, self.node = self.node, scaled.node
+        scaled.emit()
+        self.node = node
+
     def layout_of(self, name: str) -> str:
         """The layout in which a value was computed; constants count as plain."""
+        if name in self.postponed:
+            self._compute(name)
         for layout in (CHANNELS_LAST, FLAT, PLAIN):
             if (name, layout) in self.places:
                 return layout
@@ -290,6 +334,8 @@ class Lowering:
             layout: ``PLAIN``, ``CHANNELS_LAST`` or None for whatever it has.
             dense: whether pixels must follow one another without a gap.
         """
+        if name in self.postponed:
+            self._compute(name)
         if layout is None:
             layout = self.layout_of(name)
         have = self.places.get((name, layout))

@@ -15,7 +15,7 @@ from ...graph.activation import Activation
 from ...graph.window import Window
 from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_empty, aligned_zeros
+from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -152,6 +152,13 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     return low.choose("amx", costs) == "amx" and low.packs.finite(weight)
 
 
+def may_scale(low: Lowering, name: str) -> bool:
+    """Whether a value that is only a scaled one may be left to the convolutions that read it."""
+    return (
+        low.isa == "amx" and not low.strict and name not in low.outputs and name not in low.slices
+    )
+
+
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     """``[filters][channels per group][kh][kw]`` → ``[panel][step][BLOCK][PANEL]``."""
     kh, kw = shape.kernel
@@ -235,9 +242,7 @@ def lower(
     shape: Shape,
     act: Activation | None,
     runs: Runs | None = None,
-    scale: Place | None = None,
-    shift: Place | None = None,
-    pre_lo: float = -float("inf"),
+    scaled: Scaled | None = None,
 ) -> None:
     """Append the step.
 
@@ -250,8 +255,7 @@ def lower(
         shape: what ``choose`` agreed to.
         act: the activation, or None.
         runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
-        scale, shift: what the input is multiplied by, [image][channel], and then increased by,
-            [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
+        scaled: how the input is to be scaled first, or None.
     """
     from .conv import epilogue
 
@@ -332,8 +336,11 @@ def lower(
         halo_h=ah.halo, plane=px,
         parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
         block_rows=rows, block_panels=block_panels,
-        pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
+        pre_n=s.channels if scaled and scaled.per_image else 0,
+        pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip
+    scale = scaled.scale if scaled else None
+    shift = scaled.shift if scaled else None
     table = low.constant(np.array(offsets + first, np.int64))
     taps = prod(s.kernel)
     low.step(

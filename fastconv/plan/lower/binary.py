@@ -16,9 +16,10 @@ from ...graph.ops.activations import PRelu
 from ...graph.ops.binary import Binary, Mean, Pow, Variadic
 from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, lowers
+from ..lowering import Lowering, Scaled, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
-from .conv import epilogue
+from . import amx
+from .conv import INF, epilogue
 
 #: Outer dimensions that the kernel takes (``RANK`` in ``kernels/elementwise.pyx``).
 RANK = 8
@@ -258,6 +259,23 @@ def lowerable(low: Lowering, node: Node) -> bool:
     return low.all_float32(*node.inputs) and max(ranks) <= RANK + 1
 
 
+def excited(low: Lowering, node: Node, compute: Callable[[], None]) -> Scaled | None:
+    """The product of an image and one factor for each channel (squeeze and excitation)."""
+    for x, s in (node.inputs, node.inputs[::-1]):
+        shape = low.shape(x)
+        if (
+            len(shape) == 4
+            and low.shape(s) == (*shape[:2], 1, 1)
+            and prod(shape[2:]) > 1
+            and x not in low.known
+            and s not in low.known
+            and low.layout_of(x) == CHANNELS_LAST
+        ):
+            factor = low.place(s)
+            return Scaled(node, x, factor, True, None, -INF, compute)
+    return None
+
+
 def binary(low: Lowering, node: Node) -> Any:
     """One step; or one for every input but the first."""
     op, output = node.op, node.outputs[0]
@@ -266,7 +284,12 @@ def binary(low: Lowering, node: Node) -> Any:
         return False
     if not isinstance(op, Variadic):
         act = getattr(op, "activation", None)
-        return emit(low, op.kernel, node.inputs, output, low.shape(output), act)
+        compute = partial(emit, low, op.kernel, node.inputs, output, low.shape(output), act)
+        if op.kernel == "mul" and act is None and amx.may_scale(low, output):
+            scaled = excited(low, node, compute)
+            if scaled is not None:
+                return low.postpone(output, scaled)
+        return compute()
     terms: list[tuple[str, Operand]] = [(op.kernel, n) for n in node.inputs[1:]]
     if not terms:
         low.alias(output, low.place(node.inputs[0]))

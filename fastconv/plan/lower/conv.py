@@ -172,10 +172,11 @@ def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    x = low.place(xn, CHANNELS_LAST, dense=False)
+    scaled = low.scaled(xn)
+    x = low.place(scaled.source if scaled else xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation)
+    amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
