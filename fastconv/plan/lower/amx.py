@@ -27,7 +27,7 @@ TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
 SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 #: From this many products in a sum on, two parts of a number are enough.
-DEEP = 1024
+DEEP = 2048
 
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one
 # step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
