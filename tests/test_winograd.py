@@ -11,7 +11,7 @@ import fastconv
 from fastconv.graph import Graph, Node, TensorType
 from fastconv.graph.activation import Activation
 from fastconv.graph.ops.conv import Conv
-from fastconv.plan.lower import winograd
+from fastconv.plan.lower import amx, winograd
 from fastconv.runtime.engine import Engine
 
 
@@ -23,6 +23,7 @@ def arrays(rng, *shapes):
 def always(request, monkeypatch):
     """Every 3×3 convolution is done with this tile side, whatever it costs."""
     monkeypatch.setattr(winograd, "choose", lambda *a: request.param)
+    monkeypatch.setattr(amx, "choose", lambda *a: False)
     return request.param
 
 
@@ -42,6 +43,7 @@ def test_any_size_matches_the_definition(n, c, f, h, w, pads, bias, added, block
     xs += arrays(rng, (n, f, oh, ow)) if added else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "choose", lambda *a: m)
+        patch.setattr(amx, "choose", lambda *a: False)
         patch.setattr(winograd, "BLOCK_TILES", block)
         check_op(op, xs, consts=[1, 2] if bias else [1], rtol=1e-4, atol=2e-5)
 
@@ -86,7 +88,8 @@ def test_an_image_gives_the_same_bits_alone_and_in_a_batch(always, isa):
         assert one.tobytes() == many[i : i + 1].tobytes()
 
 
-def test_strict_accuracy_keeps_to_direct_convolution():
+def test_strict_accuracy_keeps_to_direct_convolution(monkeypatch):
+    monkeypatch.setattr(amx, "choose", lambda *a: False)
     w = np.ones((32, 32, 3, 3), np.float32)
     types = {"x": TensorType(w.dtype, (1, 32, 28, 28))}
     graph = Graph(

@@ -40,7 +40,6 @@ ISAS = ("base", "v3", "v4", "amx")
 #: Instruction sets that add families of their own to those of a lower one: (that one, the families).
 EXTENDS = {"amx": ("v4", ("amx_conv",))}
 
-
 #: The kernels of each family: one found here costs the loading of its family alone, any other
 #: that of all families.
 FAMILY_KERNELS = {
@@ -64,6 +63,11 @@ class Kernel(NamedTuple):
     name: str
     address: int
     pack: Callable[..., bytes]
+
+
+def families(isa: str) -> tuple[str, ...]:
+    """The families that are compiled for an instruction set itself."""
+    return EXTENDS[isa][1] if isa in EXTENDS else FAMILIES
 
 
 @cache
@@ -161,6 +165,7 @@ def run(
 
 
 __all__ = [
+    "EXTENDS",
     "FAMILIES",
     "ISAS",
     "Kernel",
@@ -168,6 +173,7 @@ __all__ = [
     "chosen_isa",
     "constants",
     "cpu_isas",
+    "families",
     "has_openmp",
     "packing",
     "run",

@@ -159,7 +159,7 @@ def may_scale(low: Lowering, name: str) -> bool:
     )
 
 
-def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
+def pack(w: np.ndarray, shape: Shape, isa: str) -> np.ndarray:
     """``[filters][channels per group][kh][kw]`` → ``[panel][step][BLOCK][PANEL]``."""
     kh, kw = shape.kernel
     taps = kh * kw
@@ -168,7 +168,7 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     if shape.group == 1:
         out = aligned_empty((panels, count * taps, BLOCK, PANEL))
         flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
-        kernels.packing("amx").pack_filters(flat, 1, out, BLOCK)
+        kernels.packing(isa).pack_filters(flat, 1, out, BLOCK)
         return out
     out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
@@ -263,7 +263,7 @@ def lower(
     bias = low.known[bn] if bn else None
     wp = low.packed(
         ("amx", wn, shape.group, shape.kernel),
-        lambda: pack(weight if runs is None else pack_runs(weight), shape),
+        lambda: pack(weight if runs is None else pack_runs(weight), shape, low.isa),
     )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
     s = flatten(shape) if runs is None else shape

@@ -1,0 +1,5 @@
+"""The kernel families built for tile matrices: one compiled module each."""
+
+from ..base import _SizedFamily
+
+amx_conv: _SizedFamily
