@@ -19,6 +19,8 @@ V_INLINE void tiles_begin(void) {
         c.row_bytes[i] = 64;
         c.rows[i] = 16;
     }
+    /* The intrinsic tells the compiler of the first eight bytes alone. */
+    __asm__ volatile("" : : "r"(&c) : "memory");
     _tile_loadconfig(&c);
 }
 /* Tiles in their initial state cost the operating system nothing at a context switch. */
@@ -27,7 +29,6 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 /* The tile numbers are part of the instructions: literals at every call. */
 #define tile_load(t, p, stride) _tile_loadd(t, p, stride)
 #define tile_store(t, p, stride) _tile_stored(t, p, stride)
-#define tile_clear(t) _tile_zero(t)
 /* Into the nearest cache, or the second; any address will do. */
 #define prefetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 #define prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)

@@ -266,6 +266,7 @@ cdef inline void products(
     if mt and nt == 2: tile_store(1, out + 16, 4 * PANEL)
     if mt == 2: tile_store(2, out + 16 * PANEL, 4 * PANEL)
     if mt == 2 and nt == 2: tile_store(3, out + 16 * PANEL + 16, 4 * PANEL)
+    v_fence()
     for i in range(rows):
         v_store(out + (TALL + i) * PANEL, acc[2 * i])
         if nt == 2: v_store(out + (TALL + i) * PANEL + VW, acc[2 * i + 1])

@@ -279,7 +279,7 @@ def lower(
     phases = [(a, b) for a in ah.phases for b in aw.phases]
     need = s.ow + aw.halo
     data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
-    width = max(min(data, need), need - max(0, -aw.first), 1)
+    width = max(min(data, need), need - max(0, -aw.first), s.ow)
     slack = max(0, need - width) + 32
 
     def plane(rows: int) -> int:
