@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .. import knobs
 from ..errors import OptionError
-from ._cpu import call, cpu_isas, has_openmp
+from ._cpu import call, cpu_isas, has_openmp, has_vnni
 
 #: The kernel families, each one source file compiled per instruction set.
 FAMILIES = (
@@ -27,6 +27,9 @@ FAMILIES = (
     "move",
     "norm",
     "pool",
+    "qconv",
+    "qdepthwise",
+    "qelementwise",
     "reduce",
     "resize",
     "winograd",
@@ -36,7 +39,10 @@ FAMILIES = (
 ISAS = ("base", "v3", "v4", "amx")
 
 #: Instruction sets that add families of their own to those of a lower one: (that one, the families).
-EXTENDS = {"amx": ("v4", ("amx_conv",))}
+EXTENDS = {"amx": ("v4", ("amx_conv", "qconv"))}
+
+#: Families whose v4 build needs byte dot products besides; without them v3's serve in their place.
+VNNI = ("qconv", "qdepthwise")
 
 
 class Kernel(NamedTuple):
@@ -97,10 +103,25 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
     lower, families = EXTENDS.get(isa, ("", FAMILIES))
     result = dict(table(lower)) if lower else {}
     for family in families:
-        module = importlib.import_module(f"{__name__}.{isa}.{family}")
+        module = importlib.import_module(f"{__name__}.{home(isa, family)}.{family}")
         for name, (address, pack) in module.KERNELS.items():
             result[name] = Kernel(name, address, pack)
     return result
+
+
+def home(isa: str, family: str) -> str:
+    """The build that a family of an instruction set comes from."""
+    lower, own = EXTENDS.get(isa, ("", FAMILIES))
+    if family not in own:
+        return home(lower, family)
+    return "v3" if isa == "v4" and family in VNNI and not has_vnni() else isa
+
+
+@cache
+def family_constants(family: str, isa: str | None = None) -> Mapping[str, int]:
+    """What a family's ``CONSTANTS`` say in one build: sizes that its packed weights depend on."""
+    isa = isa or chosen_isa()
+    return importlib.import_module(f"{__name__}.{home(isa, family)}.{family}").CONSTANTS
 
 
 @cache
@@ -134,6 +155,7 @@ __all__ = [
     "chosen_isa",
     "constants",
     "cpu_isas",
+    "family_constants",
     "has_openmp",
     "run",
     "runnable_isas",

@@ -17,6 +17,7 @@ from ...graph.ops.pool import (
 )
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
+from . import quant
 from .conv import pixel_strides, triple
 
 #: Kernel codes, as ``enum Kind`` in ``kernels/pool.pyx`` has them.
@@ -40,6 +41,8 @@ def pool(low: Lowering, node: Node) -> Any:
     zn = node.outputs[1] if len(node.outputs) > 1 else ""
     shape = low.shape(xn)
     if len(shape) > 5 or not low.all_float32(xn):
+        if isinstance(op, MaxPool) and not zn and len(shape) <= 5 and low.dtype(xn).itemsize == 1:
+            return quant.max_pool(low, xn, yn, op.window(shape))
         if isinstance(op, MaxPool) and not zn:
             # Without indices, which NumPy finds slowly.
             ins, outs = [low.place(xn, PLAIN)], [low.new(yn, PLAIN)]
