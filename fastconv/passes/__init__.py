@@ -17,12 +17,15 @@ from .affine import fold_affine, fold_pads
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
+from .quant import fuse_quantised
 from .types import fold_constants, hide_names, infer_types, name_types
 
 #: The passes in order, with the reason for the place each has.
 PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
     # What no output needs must neither be computed nor stop a fusion by reading a value.
     ("dead-code", remove_dead),
+    # Before constants are folded: weights would become floats.
+    ("quantised", fuse_quantised),
     # Types, shapes computed by nodes and formulas' constants are known to all later passes.
     ("fold-constants", fold_constants),
     # Identity and the like stand between the nodes of patterns.
