@@ -34,8 +34,13 @@ ISAS = {
         "base": ["-march=x86-64"],
         "v3": ["-march=x86-64-v3"],
         "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-        "amx": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mamx-tile", "-mamx-bf16",
-                "-mamx-int8"],
+        "amx": [
+            "-march=x86-64-v4",
+            "-mprefer-vector-width=512",
+            "-mamx-tile",
+            "-mamx-bf16",
+            "-mamx-int8",
+        ],
     },
     "aarch64": {"base": ["-march=armv8-a"]},
 }
@@ -45,7 +50,9 @@ EXTENDING = ("amx",)
 AGAIN = {"amx": ["qconv"]}
 #: Instructions that some sources use beyond what the name of the instruction set promises; the
 #: kernel table looks whether the CPU has them.
-FURTHER = dict.fromkeys([("v4", "qconv"), ("v4", "qdepthwise"), ("amx", "qconv")], ["-mavx512vnni"])
+FURTHER = {
+    key: ["-mavx512vnni"] for key in (("v4", "qconv"), ("v4", "qdepthwise"), ("amx", "qconv"))
+}
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -104,11 +111,12 @@ def extensions() -> list[Extension]:
             source = GENERATED / KERNELS / isa / f"{family}.pyx"
             copy_if_changed(ROOT / KERNELS / f"{family}.pyx", ROOT / source)
             name = f"fastconv.kernels.{isa}.{family}"
+            own = FURTHER.get((isa, family), [])
             result.append(
                 Extension(
                     name,
                     [source.as_posix()],
-                    extra_compile_args=CFLAGS + KERNEL_FLAGS + flags + FURTHER.get((isa, family), []),
+                    extra_compile_args=CFLAGS + KERNEL_FLAGS + flags + own,
                     **common,
                 )
             )

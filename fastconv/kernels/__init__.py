@@ -38,7 +38,7 @@ FAMILIES = (
 #: Instruction sets from lowest to highest.
 ISAS = ("base", "v3", "v4", "amx")
 
-#: Instruction sets that add families of their own to those of a lower one: (that one, the families).
+#: Instruction sets that add families of their own to those of a lower one: (that, the families).
 EXTENDS = {"amx": ("v4", ("amx_conv", "qconv"))}
 
 #: Families whose v4 build needs byte dot products besides; without them v3's serve in their place.

@@ -5,7 +5,7 @@
  * widened to 16 bits and multiplied in pairs, which (unlike pmaddubsw) never saturates.
  *
  * "In lanes": operations on bytes work within each 16 bytes of a vector, as the x86 unpack and pack
- * instructions do; vb_zip4 and vb_pack undo each other's order.
+ * instructions do; vb_zip4 and vb_pack_add undo each other's order.
  */
 #ifndef FASTCONV_INT8_H
 #define FASTCONV_INT8_H
@@ -77,6 +77,7 @@ V_INLINE void vb_store_n(uint8_t *p, vb a, int n) {
     for (int i = 0; i < n; i++) p[i] = a[i];
 }
 #endif
+V_INLINE vb vb_zero(void) { return (vb){0}; }
 V_INLINE vi vi_of(vb a) { return (vi)a; }
 V_INLINE vb vb_max(vb a, vb b) {
     vb m = (vb)(a > b);
@@ -222,17 +223,38 @@ V_INLINE void vb_zip4(vb r0, vb r1, vb r2, vb r3, vb *out) {
         }
 #endif
 }
-/* Integers in 0 to 255 of the four parts → bytes in order. */
-V_INLINE vb vb_pack(vi a0, vi a1, vi a2, vi a3) {
+/* Integers of the four parts, plus a zero point, saturated → bytes in order. */
+V_INLINE vb vb_pack_add(vi a0, vi a1, vi a2, vi a3, int zero) {
 #if defined(__SSE2__)
-    return Z(packus_epi16, Z(packs_epi32, a0, a1), Z(packs_epi32, a2, a3));
+#if VW == 16
+#define Z16(a) (vb)_mm512_set1_epi16((short)(a))
+#elif VW == 8
+#define Z16(a) (vb)_mm256_set1_epi16((short)(a))
+#else
+#define Z16(a) (vb)_mm_set1_epi16((short)(a))
+#endif
+    vb z = Z16(zero);
+    vb lo = Z(adds_epi16, Z(packs_epi32, a0, a1), z), hi = Z(adds_epi16, Z(packs_epi32, a2, a3), z);
+    return Z(packus_epi16, lo, hi);
 #undef Z
+#undef Z16
 #else
     vb r;
     vi a[4] = {a0, a1, a2, a3};
-    for (int c = 0; c < VB; c++) r[c] = (uint8_t)a[c % 16 / 4][c / 16 * 4 + c % 4];
+    for (int c = 0; c < VB; c++) {
+        int64_t v = (int64_t)a[c % 16 / 4][c / 16 * 4 + c % 4] + zero;
+        r[c] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+    }
     return r;
 #endif
+}
+V_INLINE vb vb_clip(vb a, int lo, int hi) {
+    vb l = (uint8_t)lo - (vb){0}, h = (uint8_t)hi - (vb){0}, m = (vb)(a < h);
+    return vb_max((a & m) | (h & ~m), l);
+}
+V_INLINE vi vi_max(vi a, vi b) {
+    vi m = (vi)(a > b);
+    return (a & m) | (b & ~m);
 }
 
 /* Short copies and fills, without a call; nothing beyond n bytes is read or written. */

@@ -57,10 +57,11 @@ cdef struct Row:
 cdef void gather(
     const QConvParams* p, const uint8_t* x, int zero, int64_t r, int64_t end, uint8_t* a,
 ) noexcept nogil:
-    """The operands of output rows r .. end, ``depth`` bytes each."""
-    cdef int64_t kd, kh, kw, id_, ih, iw, first, last, taps, at
-    cdef int64_t run = p.kw * p.channels
+    """The operands of output rows r .. end, ``depth`` bytes each, and up to VB bytes more."""
+    cdef int64_t kd, kh, kw, id_, ih, iw, first, last, at
+    cdef int64_t run = p.kw * p.channels, line = p.w * p.pixel
     cdef bint merged = p.dilation_w == 1 and p.pixel == p.channels
+    cdef bint short = run <= VB
     cdef const uint8_t* row
     cdef uint8_t* to
     cdef Row o
@@ -76,27 +77,32 @@ cdef void gather(
         last = max(min(p.w - iw, p.kw), first)
         for kd in range(p.kd):
             id_ = o.d * p.stride_d - p.pad_d + kd * p.dilation_d
+            ih = o.h * p.stride_h - p.pad_h
+            row = x + ((o.n * p.d + id_) * p.h + ih) * line
             for kh in range(p.kh):
-                ih = o.h * p.stride_h - p.pad_h + kh * p.dilation_h
                 if id_ < 0 or id_ >= p.d or ih < 0 or ih >= p.h:
                     bytes_fill(to, zero, run)
-                    to += run
-                    continue
-                row = x + ((o.n * p.d + id_) * p.h + ih) * p.w * p.pixel
-                if merged:
+                elif merged and last - first == p.kw:
+                    if short:
+                        # Whole vectors are stored: what comes after overwrites the rest.
+                        vb_store(to, vb_load_n(row + iw * p.pixel, <int>run))
+                    else:
+                        bytes_copy(to, row + iw * p.pixel, run)
+                elif merged:
                     bytes_fill(to, zero, first * p.channels)
                     bytes_copy(to + first * p.channels, row + (iw + first) * p.pixel,
                                (last - first) * p.channels)
                     bytes_fill(to + last * p.channels, zero, (p.kw - last) * p.channels)
-                    to += run
-                    continue
-                for kw in range(p.kw):
-                    at = iw + kw * p.dilation_w
-                    if at < 0 or at >= p.w:
-                        bytes_fill(to, zero, p.channels)
-                    else:
-                        bytes_copy(to, row + at * p.pixel, p.channels)
-                    to += p.channels
+                else:
+                    for kw in range(p.kw):
+                        at = iw + kw * p.dilation_w
+                        if at < 0 or at >= p.w:
+                            bytes_fill(to + kw * p.channels, zero, p.channels)
+                        else:
+                            bytes_copy(to + kw * p.channels, row + at * p.pixel, p.channels)
+                to += run
+                ih += p.dilation_h
+                row += p.dilation_h * line
         a += p.depth
         r += 1
         o.w += 1
@@ -289,9 +295,9 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t item = 1 if p.out == OUT_BYTES else 4
     cdef int64_t step = 2 * p.tile_rows if HAVE_AMX else 1
     cdef int64_t most = (p.block_rows + step - 1) // step * step
-    cdef int64_t room = (most * p.depth + p.block_panels * VW * 4 + 127) // 64 * 64
+    cdef int64_t room = (most * p.depth + p.block_panels * VW * 4 + VB + 127) // 64 * 64
     cdef uint8_t* block = (<uint8_t*>c.buf[7]) + thread * room
-    cdef int32_t* moved = <int32_t*>(block + (most * p.depth + 63) // 64 * 64)
+    cdef int32_t* moved = <int32_t*>(block + (most * p.depth + VB + 63) // 64 * 64)
     cdef int64_t rows = p.n * p.od * p.oh * p.ow
     cdef int64_t pixels = p.n * p.d * p.h * p.w
     cdef int64_t panels = (p.filters + VW - 1) // VW

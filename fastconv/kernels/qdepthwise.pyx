@@ -1,10 +1,12 @@
 """Depthwise convolution of 8-bit integers, channels-last, one filter per channel, 1-D or 2-D.
 
-Taps are taken four at a time: their bytes are interleaved so that one dot product of four bytes adds
-four taps to 32-bit sums. Weights are packed ``[channel block][tap group][part][VW][4]`` in the order
-in which interleaving leaves the channels (``vb_zip4``); start of sums and scales ``[channel
-block][part][VW]``. Outside the image a tap reads the zero point, so that the correction for it is
-the same everywhere and lies in the start of the sums.
+The taps of one kernel column are taken four at a time: their bytes are interleaved so that one dot
+product of four bytes adds four taps to 32-bit sums. An interleaved column serves every output pixel
+whose window meets it, so a run of columns is made first, then the run's pixels. Weights are packed
+``[channel block][kernel column][group of four][part][VW][4]`` in the order in which interleaving
+leaves the channels (``vb_zip4``); start of sums and scales ``[channel block][part][VW]``. Outside
+the image a tap reads the zero point, so that the correction for it is the same everywhere and lies
+in the start of the sums.
 """
 
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uintptr_t
@@ -14,7 +16,8 @@ from fastconv.kernels.int8 cimport *
 from fastconv.kernels.simd cimport *
 
 cdef enum:
-    MAX_TAPS = 128
+    COLUMNS = 40            # interleaved columns of a run
+    GROUPS = 2              # groups of four taps of a kernel column, at most
 
 
 cdef struct QDepthwiseParams:
@@ -22,123 +25,141 @@ cdef struct QDepthwiseParams:
     int64_t oh, ow, y_pixel, r_pixel
     int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
     int64_t channels
-    int32_t x_zero, y_zero
-    float lo, hi                    # bounds of the result, less y_zero
+    int32_t y_zero
+    int32_t least, most             # bounds of the result
+    float lo, hi                    # the same, less y_zero
     # With a residual: result * y_ratio + residual * r_ratio + offset, within sum_lo and sum_hi.
     float y_ratio, r_ratio, offset, sum_lo, sum_hi
 
 
-cdef inline void pixel(
-    const bint whole, const int groups, const QDepthwiseParams* p, const uint8_t** taps,
-    const int8_t* w, const int32_t* start, const float* scale, const uint8_t* residual,
-    uint8_t* y, int n,
+cdef inline void columns(
+    const bint whole, const QDepthwiseParams* p, const uint8_t* image, int64_t ih, int64_t iw,
+    int64_t count, int groups, const uint8_t* zeros, int n, vb* z,
 ) noexcept nogil:
-    """One output pixel of one block of ``n`` (at most VB) channels."""
-    cdef vi acc[4]
-    cdef vb z[4]
+    """``count`` interleaved columns from input column ``iw`` on → z[column][group][part]."""
+    cdef const uint8_t* rows[4 * GROUPS]
+    cdef int64_t i, k, h
+    cdef int g
     cdef vb r0, r1, r2, r3
+    for k in range(4 * groups):
+        h = ih + k * p.dilation_h
+        rows[k] = NULL
+        if k < p.kh and h >= 0 and h < p.h:
+            rows[k] = image + (h * p.w + iw) * p.pixel
+    for i in range(count):
+        for g in range(groups):
+            r0 = vb_load(zeros)
+            r1 = r0
+            r2 = r0
+            r3 = r0
+            if iw + i >= 0 and iw + i < p.w:
+                if whole:
+                    if rows[4 * g] != NULL: r0 = vb_load(rows[4 * g] + i * p.pixel)
+                    if rows[4 * g + 1] != NULL: r1 = vb_load(rows[4 * g + 1] + i * p.pixel)
+                    if rows[4 * g + 2] != NULL: r2 = vb_load(rows[4 * g + 2] + i * p.pixel)
+                    if rows[4 * g + 3] != NULL: r3 = vb_load(rows[4 * g + 3] + i * p.pixel)
+                else:
+                    if rows[4 * g] != NULL: r0 = vb_load_n(rows[4 * g] + i * p.pixel, n)
+                    if rows[4 * g + 1] != NULL: r1 = vb_load_n(rows[4 * g + 1] + i * p.pixel, n)
+                    if rows[4 * g + 2] != NULL: r2 = vb_load_n(rows[4 * g + 2] + i * p.pixel, n)
+                    if rows[4 * g + 3] != NULL: r3 = vb_load_n(rows[4 * g + 3] + i * p.pixel, n)
+            vb_zip4(r0, r1, r2, r3, z)
+            z += 4
+
+
+cdef inline void pixels(
+    const int kw, const int groups, const QDepthwiseParams* p, const vb* z, int64_t count,
+    const int8_t* w, const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
+    int n,
+) noexcept nogil:
+    """``count`` output pixels of one block of ``n`` channels from interleaved columns."""
+    cdef vi acc[4]
+    cdef vb r[4]
+    cdef vb zero = vb_zero(), out
     cdef vf f
-    cdef int g, j
-    cdef vi zero = v_iset(p.y_zero)
-    for j in range(4):
-        acc[j] = vi_load(start + j * VW)
-    for g in range(groups):
-        if whole:
-            r0 = vb_load(taps[4 * g])
-            r1 = vb_load(taps[4 * g + 1])
-            r2 = vb_load(taps[4 * g + 2])
-            r3 = vb_load(taps[4 * g + 3])
+    cdef int64_t i
+    cdef int k, j
+    for i in range(count):
+        for j in range(4):
+            acc[j] = vi_load(start + j * VW)
+        for k in range(kw * groups):
+            for j in range(4):
+                acc[j] = dot(acc[j], dot_u_of(
+                    z[(k // groups * p.dilation_w * groups + k % groups) * 4 + j]),
+                    dot_s_load(w + (4 * k + j) * VB))
+        for j in range(4):
+            # Only the upper bound is needed to convert: what is too low saturates when packed.
+            f = v_mul(vi_float(acc[j]), v_load(scale + j * VW))
+            acc[j] = vi_round(v_min(v_set(p.hi), f))
+        if residual == NULL:
+            out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], p.y_zero)
+            out = vb_clip(out, p.least, p.most)
         else:
-            r0 = vb_load_n(taps[4 * g], n)
-            r1 = vb_load_n(taps[4 * g + 1], n)
-            r2 = vb_load_n(taps[4 * g + 2], n)
-            r3 = vb_load_n(taps[4 * g + 3], n)
-        vb_zip4(r0, r1, r2, r3, z)
-        for j in range(4):
-            acc[j] = dot(acc[j], dot_u_of(z[j]), dot_s_load(w + (4 * g + j) * VB))
-    for j in range(4):
-        f = v_mul(vi_float(acc[j]), v_load(scale + j * VW))
-        acc[j] = v_iadd(vi_round(v_min(v_set(p.hi), v_max(v_set(p.lo), f))), zero)
-    if residual != NULL:
-        r0 = vb_load_n(residual, n) if n < VB else vb_load(residual)
-        r1 = vb_load_n(residual, 0)
-        vb_zip4(r0, r1, r1, r1, z)
-        for j in range(4):
-            f = v_fma(vi_float(acc[j]), v_set(p.y_ratio), v_set(p.offset))
-            f = v_fma(vi_float(v_iand(vi_of(z[j]), v_iset(255))), v_set(p.r_ratio), f)
-            acc[j] = vi_round(v_min(v_set(p.sum_hi), v_max(v_set(p.sum_lo), f)))
-    if whole:
-        vb_store(y, vb_pack(acc[0], acc[1], acc[2], acc[3]))
-    else:
-        vb_store_n(y, vb_pack(acc[0], acc[1], acc[2], acc[3]), n)
+            vb_zip4(vb_load_n(residual, n), zero, zero, zero, r)
+            for j in range(4):
+                acc[j] = vi_max(acc[j], v_iset(<int32_t>p.lo))
+                f = v_fma(vi_float(v_iadd(acc[j], v_iset(p.y_zero))), v_set(p.y_ratio),
+                          v_set(p.offset))
+                f = v_fma(vi_float(vi_of(r[j])), v_set(p.r_ratio), f)
+                acc[j] = vi_round(v_min(v_set(p.sum_hi), v_max(v_set(p.sum_lo), f)))
+            out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], 0)
+            residual += p.r_pixel
+        if n == VB:
+            vb_store(y, out)
+        else:
+            vb_store_n(y, out, n)
+        y += p.y_pixel
+        z += 4 * groups * p.stride_w
 
 
 cdef void qdepthwise(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, packed weights, start of sums, scale, residual or NULL, VB zero points, y."""
     cdef const QDepthwiseParams* p = <const QDepthwiseParams*>c.params
-    cdef const uint8_t* x = <const uint8_t*>c.buf[0]
     cdef const uint8_t* residual = <const uint8_t*>c.buf[4]
     cdef const uint8_t* zeros = <const uint8_t*>c.buf[5]
-    cdef uint8_t* y = <uint8_t*>c.buf[6]
     cdef int64_t blocks = (p.channels + VB - 1) // VB
-    cdef int groups = <int>((p.kh * p.kw + 3) // 4)
+    cdef int groups = <int>((p.kh + 3) // 4)
     cdef int64_t row = share(p.n * p.oh, thread, threads)
     cdef int64_t end = share(p.n * p.oh, thread + 1, threads)
-    cdef int64_t b, ow, kh, kw, ih, iw, oh, first, last
-    cdef const uint8_t* taps[MAX_TAPS]
+    cdef int64_t span = (p.kw - 1) * p.dilation_w + 1
+    cdef int64_t run = (COLUMNS - span) // p.stride_w + 1
+    cdef int64_t b, ow, ih, iw, count, at
+    cdef vb z[COLUMNS * GROUPS * 4]
     cdef const int8_t* w
     cdef const int32_t* start
     cdef const float* scale
     cdef const uint8_t* res
     cdef const uint8_t* image
     cdef uint8_t* out
-    cdef int n, t, k
-    cdef int count = <int>(p.kh * p.kw)
-    cdef int64_t step[MAX_TAPS]
-    # Output columns first .. last have all taps inside.
-    first = (p.pad_w + p.stride_w - 1) // p.stride_w
-    last = (p.w - 1 - (p.kw - 1) * p.dilation_w + p.pad_w)
-    last = last // p.stride_w + 1 if last >= 0 else 0
-    last = min(last, p.ow)
+    cdef int n
     while row < end:
-        oh = row % p.oh
-        image = x + row // p.oh * p.h * p.w * p.pixel
+        image = (<const uint8_t*>c.buf[0]) + row // p.oh * p.h * p.w * p.pixel
+        ih = row % p.oh * p.stride_h - p.pad_h
         for b in range(blocks):
             n = <int>min(<int64_t>VB, p.channels - b * VB)
-            w = (<const int8_t*>c.buf[1]) + b * groups * 4 * VB
+            w = (<const int8_t*>c.buf[1]) + b * p.kw * groups * 4 * VB
             start = (<const int32_t*>c.buf[2]) + b * VB
             scale = (<const float*>c.buf[3]) + b * VB
-            for ow in range(p.ow):
-                if ow <= first or ow >= last:
-                    t = 0
-                    for kh in range(p.kh):
-                        ih = oh * p.stride_h - p.pad_h + kh * p.dilation_h
-                        for kw in range(p.kw):
-                            iw = ow * p.stride_w - p.pad_w + kw * p.dilation_w
-                            taps[t] = zeros
-                            step[t] = 0
-                            if ih >= 0 and ih < p.h and iw >= 0 and iw < p.w:
-                                taps[t] = image + (ih * p.w + iw) * p.pixel + b * VB
-                            if ih >= 0 and ih < p.h:
-                                step[t] = p.stride_w * p.pixel
-                            t += 1
-                    while t < 4 * groups:
-                        taps[t] = zeros
-                        step[t] = 0
-                        t += 1
+            ow = 0
+            while ow < p.ow:
+                count = min(run, p.ow - ow)
+                iw = ow * p.stride_w - p.pad_w
+                if n == VB:
+                    columns(True, p, image + b * VB, ih, iw, (count - 1) * p.stride_w + span,
+                            groups, zeros, n, z)
                 else:
-                    for k in range(count):
-                        taps[k] += step[k]
-                out = y + (row * p.ow + ow) * p.y_pixel + b * VB
+                    columns(False, p, image + b * VB, ih, iw, (count - 1) * p.stride_w + span,
+                            groups, zeros, n, z)
+                at = row * p.ow + ow
+                out = (<uint8_t*>c.buf[6]) + at * p.y_pixel + b * VB
                 res = NULL
                 if residual != NULL:
-                    res = residual + (row * p.ow + ow) * p.r_pixel + b * VB
-                if groups == 3 and n == VB:
-                    pixel(True, 3, p, taps, w, start, scale, res, out, VB)
-                elif groups == 3:
-                    pixel(False, 3, p, taps, w, start, scale, res, out, n)
+                    res = residual + at * p.r_pixel + b * VB
+                if p.kw == 3 and groups == 1 and res == NULL:
+                    pixels(3, 1, p, z, count, w, start, scale, NULL, out, n)
                 else:
-                    pixel(False, groups, p, taps, w, start, scale, res, out, n)
+                    pixels(<int>p.kw, groups, p, z, count, w, start, scale, res, out, n)
+                ow += count
         row += 1
 
 
@@ -149,4 +170,5 @@ def pack_qdepthwise(**values):
 
 
 KERNELS = {"qdepthwise": (<uintptr_t>&qdepthwise, pack_qdepthwise)}
-CONSTANTS = {"QVB": VB, "QTAPS": MAX_TAPS}
+#: Channels of a block; the most input columns of a window; the most rows of a kernel.
+CONSTANTS = {"QVB": VB, "QCOLUMNS": COLUMNS, "QROWS": 4 * GROUPS}

@@ -12,7 +12,8 @@ from fastconv.kernels.int8 cimport *
 from fastconv.kernels.simd cimport *
 
 cdef enum:
-    BLOCK = 64              # channels of a pool's unit of work
+    RUN = 256               # pixels that are quantised before they are interleaved
+    FEW = 4                 # the most channels that are
 
 ctypedef fused byte_t:
     uint8_t
@@ -161,6 +162,62 @@ cdef void dequantize_s32(const Call* c, int thread, int threads) noexcept nogil:
                         share(n, thread + 1, threads))
 
 
+cdef struct ImageParams:
+    int64_t n, channels, pixels         # at most FEW channels
+
+
+cdef inline void image(
+    const ImageParams* p, const float* x, const float* s, const byte_t* z, byte_t* y, float lo,
+    float hi, int64_t run, int64_t end,
+) noexcept nogil:
+    """[n][channel][pixel] floats → [n][pixel][channel] bytes, runs of pixels ``run`` .. ``end``."""
+    cdef byte_t plane[FEW * RUN]
+    cdef int64_t runs = (p.pixels + RUN - 1) // RUN, first, i, k, count
+    cdef byte_t* to
+    while run < end:
+        first = run % runs * RUN
+        count = min(<int64_t>RUN, p.pixels - first)
+        for k in range(p.channels):
+            quantize_row(plane + k * RUN, x + (run // runs * p.channels + k) * p.pixels + first,
+                         count, s, z, 0, lo, hi)
+        to = y + (run // runs * p.pixels + first) * p.channels
+        if p.channels == 3:
+            for i in range(count):
+                to[3 * i] = plane[i]
+                to[3 * i + 1] = plane[RUN + i]
+                to[3 * i + 2] = plane[2 * RUN + i]
+        else:
+            for i in range(count):
+                for k in range(p.channels):
+                    to[i * p.channels + k] = plane[k * RUN + i]
+        run += 1
+
+
+cdef void quantize_image_u8(const Call* c, int thread, int threads) noexcept nogil:
+    """Quantises an image of few channels and makes it channels-last. Buffers: x (float), scale,
+    zero point or NULL, y."""
+    cdef const ImageParams* p = <const ImageParams*>c.params
+    cdef int64_t runs = p.n * ((p.pixels + RUN - 1) // RUN)
+    image[uint8_t](p, <const float*>c.buf[0], <const float*>c.buf[1], <const uint8_t*>c.buf[2],
+                   <uint8_t*>c.buf[3], 0, 255, share(runs, thread, threads),
+                   share(runs, thread + 1, threads))
+
+
+cdef void quantize_image_s8(const Call* c, int thread, int threads) noexcept nogil:
+    """As ``quantize_image_u8``, to signed bytes."""
+    cdef const ImageParams* p = <const ImageParams*>c.params
+    cdef int64_t runs = p.n * ((p.pixels + RUN - 1) // RUN)
+    image[int8_t](p, <const float*>c.buf[0], <const float*>c.buf[1], <const int8_t*>c.buf[2],
+                  <int8_t*>c.buf[3], -128, 127, share(runs, thread, threads),
+                  share(runs, thread + 1, threads))
+
+
+def pack_image(**values):
+    """The bytes of ``ImageParams``."""
+    cdef ImageParams p = values
+    return (<char*>&p)[:sizeof(ImageParams)]
+
+
 def pack_scale(**values):
     """The bytes of ``ScaleParams``."""
     cdef ScaleParams p = values
@@ -267,71 +324,82 @@ cdef struct QPoolParams:
     float ratio, lo, hi
 
 
+cdef inline void window(
+    const bint average, const QPoolParams* p, const uint8_t* x, int64_t id_, int64_t ih, int64_t iw,
+    int n, uint8_t* y,
+) noexcept nogil:
+    """One output pixel of one block of ``n`` channels; the window starts at (id_, ih, iw)."""
+    cdef int64_t kd, kh, kw, d, h, w, count = 0
+    cdef const uint8_t* at
+    cdef int32_t sums[VB]
+    cdef vb best = vb_zero()
+    cdef float factor
+    cdef vi q
+    cdef int k
+    if average:
+        for k in range(VB):
+            sums[k] = 0
+    for kd in range(p.kd):
+        d = id_ + kd * p.dilation_d
+        if d < 0 or d >= p.d:
+            continue
+        for kh in range(p.kh):
+            h = ih + kh * p.dilation_h
+            if h < 0 or h >= p.h:
+                continue
+            at = x + ((d * p.h + h) * p.w + iw) * p.pixel
+            w = iw
+            for kw in range(p.kw):
+                if w >= 0 and w < p.w:
+                    count += 1
+                    if not average:
+                        best = vb_max(best, vb_load(at) if n == VB else vb_load_n(at, n))
+                    elif n == VB:
+                        for k in range(VB):
+                            sums[k] += at[k]
+                    else:
+                        for k in range(n):
+                            sums[k] += at[k]
+                w += p.dilation_w
+                at += p.dilation_w * p.pixel
+    if not average:
+        vb_store_n(y, best, n)
+        return
+    factor = p.ratio / <float>(p.divisor if p.divisor else max(count, 1))
+    k = 0
+    while k < n:
+        q = v_isub(vi_load(sums + k), v_iset(<int32_t>(count * p.x_zero)))
+        q = vi_round(v_min(v_set(p.hi), v_max(v_set(p.lo), v_mul(vi_float(q), v_set(factor)))))
+        vi_store_bytes(y + k, v_iadd(q, v_iset(p.y_zero)), <int>min(VW, n - k))
+        k += VW
+
+
 cdef void qpool(const Call* c, int thread, int threads) noexcept nogil:
     """Greatest or mean of windows; padding never wins, and adds nothing. Buffers: x, y."""
     cdef const QPoolParams* p = <const QPoolParams*>c.params
-    cdef int64_t blocks = (p.channels + BLOCK - 1) // BLOCK
-    cdef int64_t units = p.n * p.od * p.oh * p.ow * blocks
+    cdef int64_t blocks = (p.channels + VB - 1) // VB
+    cdef int64_t units = p.n * p.od * p.oh * blocks
     cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
-    cdef int64_t row, b, od, oh, ow, kd, kh, kw, id_, ih, iw
-    cdef int64_t count
-    cdef int n, k
+    cdef int64_t line, b, od, oh, ow, iw
+    cdef int n
     cdef const uint8_t* x
     cdef uint8_t* y
-    cdef uint8_t best[BLOCK]
-    cdef int32_t sums[BLOCK]
-    cdef float factor
-    cdef vi q
     while unit < end:
-        row = unit // blocks
-        b = unit % blocks * BLOCK
-        n = <int>min(<int64_t>BLOCK, p.channels - b)
-        ow = row % p.ow
-        oh = row // p.ow % p.oh
-        od = row // (p.ow * p.oh) % p.od
-        count = 0
-        for k in range(BLOCK):
-            best[k] = 0
-            sums[k] = 0
-        for kd in range(p.kd):
-            id_ = od * p.stride_d - p.pad_d + kd * p.dilation_d
-            if id_ < 0 or id_ >= p.d:
-                continue
-            for kh in range(p.kh):
-                ih = oh * p.stride_h - p.pad_h + kh * p.dilation_h
-                if ih < 0 or ih >= p.h:
-                    continue
-                for kw in range(p.kw):
-                    iw = ow * p.stride_w - p.pad_w + kw * p.dilation_w
-                    if iw < 0 or iw >= p.w:
-                        continue
-                    x = (<const uint8_t*>c.buf[0]) + b + (
-                        ((row // (p.ow * p.oh * p.od) * p.d + id_) * p.h + ih) * p.w + iw) * p.pixel
-                    count += 1
-                    if p.average:
-                        if n == BLOCK:
-                            for k in range(BLOCK):
-                                sums[k] += x[k]
-                        else:
-                            for k in range(n):
-                                sums[k] += x[k]
-                    elif n == BLOCK:
-                        for k in range(BLOCK):
-                            best[k] = x[k] if x[k] > best[k] else best[k]
-                    else:
-                        for k in range(n):
-                            best[k] = x[k] if x[k] > best[k] else best[k]
-        y = (<uint8_t*>c.buf[1]) + row * p.y_pixel + b
-        if p.average:
-            factor = p.ratio / <float>(p.divisor if p.divisor else max(count, 1))
-            k = 0
-            while k < n:
-                q = v_isub(vi_load(sums + k), v_iset(<int32_t>(count * p.x_zero)))
-                q = vi_round(v_min(v_set(p.hi), v_max(v_set(p.lo), v_mul(vi_float(q), v_set(factor)))))
-                vi_store_bytes(y + k, v_iadd(q, v_iset(p.y_zero)), <int>min(VW, n - k))
-                k += VW
-        else:
-            bytes_copy(y, best, n)
+        line = unit // blocks
+        b = unit % blocks * VB
+        n = <int>min(<int64_t>VB, p.channels - b)
+        oh = line % p.oh * p.stride_h - p.pad_h
+        od = line // p.oh % p.od * p.stride_d - p.pad_d
+        x = (<const uint8_t*>c.buf[0]) + b + line // (p.oh * p.od) * p.d * p.h * p.w * p.pixel
+        y = (<uint8_t*>c.buf[1]) + line * p.ow * p.y_pixel + b
+        iw = -p.pad_w
+        for ow in range(p.ow):
+            if p.average:
+                window(True, p, x, od, oh, iw, n, y)
+            else:
+                window(False, p, x, od, oh, iw, n, y)
+            iw += p.stride_w
+            y += p.y_pixel
         unit += 1
 
 
@@ -344,6 +412,8 @@ def pack_qpool(**values):
 KERNELS = {
     "quantize_u8": (<uintptr_t>&quantize_u8, pack_scale),
     "quantize_s8": (<uintptr_t>&quantize_s8, pack_scale),
+    "quantize_image_u8": (<uintptr_t>&quantize_image_u8, pack_image),
+    "quantize_image_s8": (<uintptr_t>&quantize_image_s8, pack_image),
     "dequantize_u8": (<uintptr_t>&dequantize_u8, pack_scale),
     "dequantize_s8": (<uintptr_t>&dequantize_s8, pack_scale),
     "dequantize_s32": (<uintptr_t>&dequantize_s32, pack_scale),

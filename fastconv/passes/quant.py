@@ -125,9 +125,9 @@ class Groups:
             assert number is not None
             assert given is not None
             plain = len(arrays) < 3 or not np.any(arrays[2])
-            if plain and number.dtype == np.int32 and given.size in (1, number.size):
-                if np.allclose(given.reshape(-1), scale, rtol=1e-4, atol=0):
-                    return number
+            fits = plain and number.dtype == np.int32 and given.size in (1, number.size)
+            if fits and np.allclose(given.reshape(-1), scale, rtol=1e-4, atol=0):
+                return number
             real = node.op.compute(arrays)[0].astype(np.float64)
         else:
             return None
@@ -138,7 +138,7 @@ class Groups:
         return number.astype(np.int32) if fits else None
 
     def target(self, node: Node) -> tuple[Node, Quantised, tuple[int, int] | None] | None:
-        """The QuantizeLinear that alone reads a node's result, what it gives, and its bounds.
+        """The QuantizeLinear that alone reads a node's result, what it gives, its bounds.
 
         Relu and Clip in between become bounds: rounding keeps order, so the quantised bound of a
         number is the bound of the quantised number.
@@ -162,7 +162,7 @@ class Groups:
             value = last.outputs[0]
         dtype = self.graph.type_of(last.outputs[0]).dtype
         found = self.parameters(last, dtype)
-        if found is None or last.inputs[0] != value or last.op.block_size:
+        if dtype is None or found is None or last.inputs[0] != value or last.op.block_size:
             return None
         result = Quantised(last.outputs[0], *found)
         if (low, high) == (-np.inf, np.inf):
@@ -427,8 +427,8 @@ def zeros_of(node: Node) -> tuple[tuple[tuple[int, int], ...], int, bool] | None
 def make_unsigned(graph: Graph) -> None:
     """Signed values inside the graph → unsigned ones, 128 more, with their zero points.
 
-    The kernels know unsigned activations; the numbers that they stand for stay the same. Values that
-    others than quantised operators read or write, among them the graph's inputs and outputs, stay.
+    The kernels know unsigned activations; the numbers that they stand for stay the same. Values
+    that others than quantised operators read or write, and inputs and outputs of the graph, stay.
     """
     signed = {
         o
@@ -451,9 +451,7 @@ def make_unsigned(graph: Graph) -> None:
         values = [i for k, i in enumerate(node.inputs) if i in signed]
         stays.update(i for k, i in enumerate(node.inputs) if i in signed and k not in taken)
         values += [o for o in node.outputs if o in signed]
-        if known is None:
-            stays.update(values)
-        elif not all(zero_known(graph, node, *pair) for pair in pairs(node, known)):
+        if known is None or not all(zero_known(graph, node, *pair) for pair in pairs(node, known)):
             stays.update(values)
         elif known[2]:
             data = [node.inputs[k] for k, _ in known[0]] + node.outputs[:1]
@@ -482,7 +480,7 @@ def make_unsigned(graph: Graph) -> None:
         if node.outputs[0] in moved:
             _move_clamp(node)
             if isinstance(node.op, q.QuantizeLinear) and node.op.output_dtype:
-                node.op = dataclasses.replace(node.op, output_dtype=2)  # type: ignore[type-var]
+                node.op = dataclasses.replace(node.op, output_dtype=2)  # type: ignore[call-arg]
     for v in moved:
         graph.types[v] = dataclasses.replace(graph.types[v], dtype=np.dtype(np.uint8))
 
@@ -505,7 +503,7 @@ def _move_clamp(node: Node) -> None:
     clamp = getattr(node.op, name, None)
     if clamp is not None:
         moved = {name: (clamp[0] + 128, clamp[1] + 128)}
-        node.op = dataclasses.replace(node.op, **moved)  # type: ignore[type-var]
+        node.op = dataclasses.replace(node.op, **moved)
 
 
 def fuse_quantised(graph: Graph) -> Graph:

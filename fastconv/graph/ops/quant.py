@@ -1,9 +1,9 @@
 """Quantised tensors: q stands for the number (q − zero_point) · scale.
 
-Source of the maths: ONNX operators QuantizeLinear-25, DequantizeLinear-25, DynamicQuantizeLinear-11,
-QLinearConv-10, QLinearMatMul-21, ConvInteger-10 and MatMulInteger-10, and onnxruntime's contributed
-operators (domain com.microsoft), which its quantiser writes. Sums of products are exact; they are
-requantised as onnxruntime does it: rounded half to even after one float32 multiplication by
+Source of the maths: ONNX operators QuantizeLinear-25, DequantizeLinear-25,
+DynamicQuantizeLinear-11, QLinearConv-10, QLinearMatMul-21, ConvInteger-10 and MatMulInteger-10, and
+onnxruntime's contributed operators (domain com.microsoft), which its quantiser writes. Sums of
+products are exact; they are requantised as onnxruntime does it: rounded half to even after one float32 multiplication by
 ``x_scale * w_scale / y_scale``, the zero point added, saturated.
 """
 
@@ -39,7 +39,7 @@ STORED: dict[int, tuple[Any, int, int]] = {
     26: (np.dtype(np.int8), -2, 1),
 }
 #: Float types by ONNX's number.
-FLOATS = {1: F32, 10: np.dtype(np.float16), 11: np.dtype(np.float64)}
+FLOATS: dict[int, np.dtype[Any]] = {1: F32, 10: np.dtype(np.float16), 11: np.dtype(np.float64)}
 #: Bounds of a result within those of its type, in quantised numbers.
 Clamp = tuple[int, int] | None
 
@@ -86,12 +86,14 @@ def check_scales(op: Any, x: TensorType, scale: TensorType, zero: TensorType | N
     for t in (scale, zero):
         if t is None or t.shape is None or x.shape is None:
             continue
-        if all(isinstance(d, int) for d in (*t.shape, *x.shape)):
-            spread(np.broadcast_to(np.int8(0), t.shape), x.shape, op.axis, op.block_size)
+        sizes = tuple(d for d in t.shape if isinstance(d, int))
+        whole = tuple(d for d in x.shape if isinstance(d, int))
+        if len(sizes) == len(t.shape) and len(whole) == len(x.shape):
+            spread(np.broadcast_to(np.int8(0), sizes), whole, op.axis, op.block_size)
 
 
 def saturate(v: np.ndarray, zero: Any, dtype: np.dtype[Any], clamp: Clamp = None) -> np.ndarray:
-    """Round half to even, add the zero point, stay within bounds; a NaN becomes the least number."""
+    """Round half to even, add the zero point, stay within bounds; a NaN gives the least number."""
     lo, hi = limits(dtype, clamp)
     zero = np.asarray(zero, np.int64)
     v = np.where(np.isnan(v), -np.inf, v)
@@ -126,7 +128,7 @@ def dtype_of(t: TensorType | None, default: np.dtype[Any] = U8) -> np.dtype[Any]
 
 @register
 class QuantizeLinear(Op):
-    """saturate(round(x / y_scale) + y_zero_point): per tensor, per index of ``axis``, or per block."""
+    """saturate(round(x / y_scale) + y_zero_point): per tensor, index of ``axis``, or block."""
 
     arity = (2, 3)
     axis: int = 1
@@ -161,7 +163,7 @@ class QuantizeLinear(Op):
         x, scale = xs[0], xs[1]
         zero = xs[2] if len(xs) > 2 else None
         dtype, clamp = self.stored(zero)
-        exact = FLOATS.get(self.precision) or (x.dtype if x.dtype.kind == "f" else scale.dtype)
+        exact: Any = FLOATS.get(self.precision) or (x.dtype if x.dtype.kind == "f" else scale.dtype)
         exact = F32 if exact == np.float16 and self.precision != 10 else exact
         s = spread(scale, x.shape, self.axis, self.block_size).astype(exact)
         z = 0 if zero is None else spread(zero, x.shape, self.axis, self.block_size)
@@ -336,8 +338,11 @@ def centred(q: np.ndarray, zero: np.ndarray | None, column: bool) -> np.ndarray:
 
 @register
 class QLinearMatMul(Op):
-    """Matrix product of quantised a and b, requantised. Inputs a, a_scale, a_zero_point, b, b_scale,
-    b_zero_point, y_scale, y_zero_point; several scales belong to rows of a or columns of b."""
+    """Matrix product of quantised a and b, requantised.
+
+    Inputs a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point; several scales
+    belong to rows of a or columns of b.
+    """
 
     arity = (8, 8)
     clamp: Clamp = internal(None)
@@ -443,13 +448,13 @@ class QLinearAdd(QLinearBinary):
             (a_scale, zero_of(a_zero)), (b_scale, zero_of(b_zero)), (y_scale, zero_of(y_zero))
         )
         v = a.astype(F32) * ra + offset + b.astype(F32) * rb
-        return [saturate(v, 0, a.dtype, self.clamp)]
+        return [saturate(v, 0, a.dtype if y_zero is None else y_zero.dtype, self.clamp)]
 
 
 def sum_ratios(
     a: tuple[np.ndarray, int], b: tuple[np.ndarray, int], y: tuple[np.ndarray, int]
 ) -> tuple[np.float32, np.float32, np.float32]:
-    """(ra, rb, c) such that a quantised sum is round(a · ra + b · rb + c); each is (scale, zero)."""
+    """(ra, rb, c): a quantised sum is round(a · ra + b · rb + c). Each argument: (scale, zero)."""
     one = np.float32
     ra = one(a[0].reshape(-1)[0]) / one(y[0].reshape(-1)[0])
     rb = one(b[0].reshape(-1)[0]) / one(y[0].reshape(-1)[0])
@@ -557,7 +562,7 @@ class QLinearGlobalAveragePool(Op):
 class QLinearUnary(Op):
     """A function of each element of a quantised tensor: a table of 256 results.
 
-    Inputs x, x_scale, x_zero_point, y_scale, y_zero_point; the result has the dtype of y_zero_point.
+    Inputs x, x_scale, x_zero_point, y_scale, y_zero_point; the result has the last one's dtype.
     """
 
     arity = (2, 5)

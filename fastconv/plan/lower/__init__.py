@@ -1,7 +1,20 @@
 """How each operator becomes steps: one module per family; importing this enters them all."""
 
 from ..lowering import LOWER
-from . import binary, conv, elementwise, matmul, move, norm, pool, quant, reduce, resize, shape
+from . import (
+    binary,
+    conv,
+    elementwise,
+    matmul,
+    move,
+    norm,
+    pool,
+    qconv,
+    quant,
+    reduce,
+    resize,
+    shape,
+)
 
 __all__ = [
     "LOWER",
@@ -12,6 +25,7 @@ __all__ = [
     "move",
     "norm",
     "pool",
+    "qconv",
     "quant",
     "reduce",
     "resize",
