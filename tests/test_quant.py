@@ -1,4 +1,4 @@
-"""Quantised operators: integer kernels against their NumPy twins, twins against onnx's reference."""
+"""Quantised operators: kernels against their NumPy twins, twins against onnx's reference."""
 
 import numpy as np
 import onnx

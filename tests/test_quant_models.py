@@ -1,4 +1,4 @@
-"""Small networks through onnxruntime's static quantiser: the same results as its integer kernels."""
+"""Small networks through onnxruntime's quantiser: the same results as its integer kernels."""
 
 import collections
 
@@ -143,7 +143,10 @@ def test_as_onnxruntimes_integer_kernels(quantised, case):
         options.intra_op_num_threads = threads
         mine = fastconv.InferenceSession(str(path), options)
         for seed in (0, 7):
-            got, want = mine.run(None, {"x": image(seed)})[0], other.run(None, {"x": image(seed)})[0]
+            got, want = (
+                mine.run(None, {"x": image(seed)})[0],
+                other.run(None, {"x": image(seed)})[0],
+            )
             assert np.abs(got - want).max() <= 1.001 * step
 
 

@@ -3,8 +3,8 @@
 Source of the maths: ONNX operators QuantizeLinear-25, DequantizeLinear-25,
 DynamicQuantizeLinear-11, QLinearConv-10, QLinearMatMul-21, ConvInteger-10 and MatMulInteger-10, and
 onnxruntime's contributed operators (domain com.microsoft), which its quantiser writes. Sums of
-products are exact; they are requantised as onnxruntime does it: rounded half to even after one float32 multiplication by
-``x_scale * w_scale / y_scale``, the zero point added, saturated.
+products are exact; they are requantised as onnxruntime does it: rounded half to even after one
+float32 multiplication by ``x_scale * w_scale / y_scale``, the zero point added, saturated.
 """
 
 from __future__ import annotations

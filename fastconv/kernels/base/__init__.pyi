@@ -24,6 +24,9 @@ matmul: _Family
 move: _Family
 norm: _Family
 pool: _Family
+qconv: _SizedFamily
+qdepthwise: _SizedFamily
+qelementwise: _Family
 reduce: _Family
 resize: _Family
 winograd: _Family

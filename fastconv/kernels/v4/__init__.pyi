@@ -7,6 +7,9 @@ from ..base import matmul as matmul
 from ..base import move as move
 from ..base import norm as norm
 from ..base import pool as pool
+from ..base import qconv as qconv
+from ..base import qdepthwise as qdepthwise
+from ..base import qelementwise as qelementwise
 from ..base import reduce as reduce
 from ..base import resize as resize
 from ..base import winograd as winograd
