@@ -16,11 +16,14 @@ from .importer.build import build_graph
 from .importer.foreign import Foreign
 from .importer.proto import open_model
 from .passes import optimize
+from .plan.choice import Choices
 from .runtime.engine import Engine, Prepared
 from .threads import check_threads
+from .tuning import Tuned, find
 
 FALLBACKS = ("warn", "error", "allow")
 ACCURACIES = ("fast", "strict")
+WEIGHTS = ("float32", "float16")
 
 
 class FallbackWarning(UserWarning):
@@ -48,6 +51,8 @@ def load(
     fallback: str = "warn",
     *,
     accuracy: str = "fast",
+    weights: str = "float32",
+    tuned: bool = True,
     memory_limit: int | None = None,
     optimize: bool = True,
     disable: Iterable[str] = (),
@@ -62,6 +67,12 @@ def load(
             refuses the model.
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
             convolution's (Winograd); ``"strict"`` keeps to direct convolution.
+        weights: ``"float16"`` stores the weights of fully-connected layers (Gemm, MatMul, and 1×1
+            convolution of single pixels) in half precision, for runs of up to 16 rows: they are
+            read from memory in half the time. Arithmetic stays float32; a weight is off by at most
+            2**-11 of itself, or 2**-25 of the largest of its output where that is more.
+            The base build converts in software: smaller there too, but slower than float32.
+        tuned: use what ``fastconv tune`` found for this model on this machine, if it was run.
         memory_limit: bytes that the activations of one run may take.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
@@ -76,6 +87,8 @@ def load(
         threads,
         fallback,
         accuracy=accuracy,
+        weights=weights,
+        tuned=tuned,
         memory_limit=memory_limit,
         optimize=optimize,
         disable=disable,
@@ -92,6 +105,7 @@ class Model:
         metadata: the file's metadata_props.
         graph: the optimised graph.
         threads: threads per run.
+        tuned: the tuned choices in use, or None.
     """
 
     def __init__(
@@ -101,12 +115,16 @@ class Model:
         fallback: str = "warn",
         *,
         accuracy: str = "fast",
+        weights: str = "float32",
+        tuned: bool = True,
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
     ) -> None:
         if accuracy not in ACCURACIES:
             raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
+        if weights not in WEIGHTS:
+            raise OptionError(f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}")
         if fallback not in FALLBACKS:
             raise OptionError(f"fallback={fallback!r}: expected one of {', '.join(FALLBACKS)}")
         memory_limit = _checked_limit(memory_limit)
@@ -127,6 +145,8 @@ class Model:
             "threads": threads,
             "fallback": fallback,
             "accuracy": accuracy,
+            "weights": weights,
+            "tuned": tuned,
             "memory_limit": memory_limit,
             "optimize": optimize,
             "disable": disable,
@@ -143,9 +163,12 @@ class Model:
         self.inputs = [info(n, original.types[n]) for n in original.inputs]
         self.outputs = [info(n, self._output_type(n)) for n in original.outputs]
         self._check_fallback(fallback)
+        self.tuned: Tuned | None = find(source, original) if tuned else None
         self._engine = Engine(
-            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict"
-        )
+            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict",
+            choices=Choices(self.tuned.choices) if self.tuned else None,
+            half=weights == "float16",
+        )  # fmt: skip
         self._types = {n: original.types[n] for n in original.inputs}
         self._single = original.outputs[0] if len(original.outputs) == 1 else None
 

@@ -28,6 +28,9 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 #define tile_load(t, p, stride) _tile_loadd(t, p, stride)
 #define tile_store(t, p, stride) _tile_stored(t, p, stride)
 #define tile_clear(t) _tile_zero(t)
+/* Into the nearest cache, or the second; any address will do. */
+#define prefetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
+#define prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #define tile_fma(c, a, b) _tile_dpbf16ps(c, a, b)
 
 /* A float as the sum of three bfloat16 parts: exact, but for parts below the smallest normal number.
@@ -38,7 +41,7 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 
 /* The parts of 16 floats `lo` and 16 floats `hi`: element i of each goes to positions 2i and 2i + 1 of
  * the 32 bfloat16 at p, p + pitch and p + 2 * pitch (bytes). */
-V_INLINE void split_pair(vf lo, vf hi, char *p, Py_ssize_t pitch) {
+V_INLINE void split_pair(vf lo, vf hi, char *p, Py_ssize_t pitch, int three) {
     vi a, b;
     typedef uint32_t vu __attribute__((vector_size(4 * VW)));
     SPLIT_PART(lo, a);
@@ -47,20 +50,9 @@ V_INLINE void split_pair(vf lo, vf hi, char *p, Py_ssize_t pitch) {
     SPLIT_PART(lo, a);
     SPLIT_PART(hi, b);
     _mm512_store_si512(p + pitch, (__m512i)((vi)((vu)a >> 16) | b));
-    _mm512_store_si512(p + 2 * pitch,
-                       (__m512i)((vi)((vu)lo >> 16) | ((vi)hi & (int32_t)0xFFFF0000)));
-}
-
-/* The parts of 16 floats in their own order: 16 bfloat16 each at p, p + pitch, p + 2 * pitch. */
-V_INLINE void split_run(vf x, char *p, Py_ssize_t pitch) {
-    vi a;
-    SPLIT_PART(x, a);
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)a, 16)));
-    SPLIT_PART(x, a);
-    _mm256_storeu_si256((void *)(p + pitch),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)a, 16)));
-    _mm256_storeu_si256((void *)(p + 2 * pitch),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)x, 16)));
+    if (three)
+        _mm512_store_si512(p + 2 * pitch,
+                           (__m512i)((vi)((vu)lo >> 16) | ((vi)hi & (int32_t)0xFFFF0000)));
 }
 
 #endif

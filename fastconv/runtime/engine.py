@@ -17,6 +17,7 @@ from .. import knobs
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
 from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
+from ..plan.choice import Choices
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
@@ -208,6 +209,8 @@ class Engine:
         memory_limit: bytes that one context's activations may take, or None.
         isa: the kernel build to use (default: the chosen one).
         strict: keep to direct convolution.
+        choices: decides between alternatives (default: their estimated costs).
+        half: store weights of fully-connected layers in half precision.
     """
 
     def __init__(
@@ -218,9 +221,13 @@ class Engine:
         memory_limit: int | None = None,
         isa: str | None = None,
         strict: bool = False,
+        choices: Choices | None = None,
+        half: bool = False,
     ) -> None:
         self.graph = graph
         self.strict = strict
+        self.choices = choices or Choices()
+        self.half = half
         self.isa = isa
         self.threads = threads
         self.packs = packs or PackCache()
@@ -245,7 +252,7 @@ class Engine:
                 types = {n: _type(feeds[n]) for n in self.graph.inputs}
                 plan = make_plan(
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
-                    self.strict,
+                    self.strict, self.choices, self.half,
                 )  # fmt: skip
                 prepared = Prepared(plan)
                 if self._used is not None and self._used in self._plans:
@@ -305,8 +312,9 @@ class Engine:
         engine = self._rests.get(key)
         if engine is None:
             engine = Engine(
-                rest, self.threads, self.packs, self.memory_limit, self.isa, self.strict
-            )
+                rest, self.threads, self.packs, self.memory_limit, self.isa, self.strict,
+                self.choices, self.half,
+            )  # fmt: skip
             engine = self._rests.setdefault(key, engine)
         feeds: dict[str, Any] = {}
         for n in rest.inputs:

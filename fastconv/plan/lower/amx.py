@@ -5,7 +5,7 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -18,15 +18,21 @@ from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
 BLOCK, PANEL, MAX_PHASES = 32, 32, 16
-#: Bytes of one block's, and one panel's, three parts for one pixel or input channel.
-PIXEL = 3 * 2 * BLOCK
-#: A unit's split input should stay in the second-level cache, beside a panel of weights.
-SPLIT_BYTES = 768 << 10
+#: Inputs of a window that are gathered, at most.
+RUN_MAX = 512
+#: Pixels in tiles, and the most in vectors after them, at a time.
+TALL, MAX_ROWS = 32, 12
+#: A unit's split input, and its split weights, should stay in the second-level cache.
+SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
+#: From this many products in a sum on, two parts of a number are enough.
+DEEP = 1024
 
-# Processor cycles, measured: six products of a tile; splitting a block of a pixel, and of a weight
-# row; storing a row of a panel. A vector multiply-add takes half a cycle for 16 lanes.
-PRODUCTS, SPLIT_PIXEL, SPLIT_WEIGHT, STORE = 110.0, 14.0, 22.0, 12.0
-FMA = 1 / 29.0
+# Processor cycles, measured between the times with and without a busy neighbour on the core: one
+# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
+# weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
+STEP = {3: 850.0, 2: 400.0}
+SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
+MAC = 1 / 27.0
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,6 @@ class Shape:
     pads: tuple[int, int]
 
     @property
-    def runs(self) -> bool:
-        """Whether whole kernel rows are taps, since there are few channels."""
-        return (
-            self.channels < BLOCK
-            and self.group == 1
-            and self.kernel[1] > 1
-            and self.dilations[1] == 1
-            and min(self.pads) >= 0
-            and ceil(self.kernel[1] * self.channels / BLOCK) < self.kernel[1]
-        )
-
-    @property
     def blocks(self) -> int:
         """Channel blocks of the input."""
         return ceil(self.channels / BLOCK)
@@ -98,30 +92,27 @@ class Shape:
 
     def steps(self) -> int:
         """(Block, tap) steps of a panel."""
-        if self.runs:
-            return self.kernel[0] * ceil(self.kernel[1] * self.channels / BLOCK)
         return self.panel_blocks()[1] * prod(self.kernel)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a number."""
+        return 2 if self.channels // self.group * prod(self.kernel) >= DEEP else 3
 
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
-        steps = self.steps()
-        half_panels = ceil(self.filters / 16)
+        steps, panels = self.steps(), ceil(self.filters / 16) / 2
         rows = self.n * self.oh * self.ow
-        pad = 1.0
-        if not self.runs and self.kernel[1] > 1:
-            pad = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow)
-        tiles = self.n * ceil(self.oh * self.ow * pad / 16)
-        if self.runs:
-            tiles = self.n * self.oh * ceil(self.ow / 16)
-        pixels = self.n * self.h * self.w
-        split = pixels * self.blocks * SPLIT_PIXEL
-        if self.kernel == (1, 1):
-            split = rows * self.blocks * SPLIT_PIXEL
+        border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
+        image = self.oh * self.ow * border
+        period = TALL + (12 if self.parts == 3 else 6)
+        groups = self.n * max(image / period, ceil(image / period) - 0.6)
+        pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
-            tiles * half_panels * steps * PRODUCTS
-            + split
-            + half_panels * steps * 16 * SPLIT_WEIGHT
-            + rows * half_panels * STORE / 2
+            groups * panels * steps * STEP[self.parts]
+            + pixels * self.blocks * SPLIT_PIXEL
+            + panels * steps * BLOCK * SPLIT_WEIGHTS
+            + rows * panels * STORE
         )
 
 
@@ -145,17 +136,18 @@ def shape_of(
     )  # fmt: skip
 
 
-def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, fma_cycles: float) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``fma_cycles``."""
+def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
+    """Whether the tile-matrix kernel is there, may be used, and takes less than ``macs`` on vectors."""
     if shape is None or low.strict or low.isa != "amx":
         return False
-    if shape.channels // shape.group < 4 and not shape.runs:
+    if shape.channels // shape.group < 4:
         return False
     ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < fma_cycles and bool(np.isfinite(weight).all())
+    costs = {"vector": macs, "amx": shape.cycles() / MAC}
+    return low.choose("amx", costs) == "amx" and bool(np.isfinite(weight).all())
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -164,17 +156,6 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     taps = kh * kw
     panels = ceil(shape.filters / PANEL)
     first, count = shape.panel_blocks()
-    if shape.runs:
-        runs = ceil(kw * shape.channels / BLOCK)
-        flat = np.zeros((panels * PANEL, kh, runs * BLOCK), np.float32)
-        flat[: shape.filters, :, : kw * shape.channels] = w.transpose(0, 2, 3, 1).reshape(
-            shape.filters, kh, kw * shape.channels
-        )
-        # Step 2i of a run goes to slot i, step 2i + 1 to slot 16 + i: see split_run.
-        flat = flat.reshape(panels, PANEL, kh * runs, BLOCK // 2, 2)
-        out = aligned_zeros((panels, kh * runs, 2, BLOCK // 2, PANEL))
-        out[:] = flat.transpose(0, 2, 4, 3, 1)
-        return out.reshape(panels, kh * runs, BLOCK, PANEL)
     out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
@@ -200,19 +181,41 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
-def flatten(s: Shape, x: Place, y: Place, r: Place | None) -> Shape:
+@dataclass(frozen=True)
+class Runs:
+    """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
+
+    rows: int
+    length: int
+    step: int
+    x_n: int
+    x_h: int
+    x_w: int
+
+
+def unrolled(shape: Shape) -> Shape:
+    """A convolution of few channels as one of 1×1 whose channels are all inputs of a window."""
+    k = prod(shape.kernel) * shape.channels
+    return Shape(
+        shape.n, shape.oh, shape.ow, k, shape.oh, shape.ow, shape.filters, 1,
+        (1, 1), (1, 1), (1, 1), (0, 0),
+    )  # fmt: skip
+
+
+def pack_runs(w: np.ndarray) -> np.ndarray:
+    """``[filters][channels][kh][kw]`` → the weights of the ``unrolled`` convolution."""
+    return w.transpose(0, 2, 3, 1).reshape(len(w), -1, 1, 1)
+
+
+def flatten(s: Shape) -> Shape:
     """A 1×1 convolution of small images as one of longer rows."""
     if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
         return s
-    total = s.n * s.h * s.w
-    if s.w >= 16 and total % s.w == 0:
-        w = s.w
-    elif total <= 1024:
-        w = total
-    else:
-        w = max(d for d in range(1, 257) if total % d == 0)
-    h = total // w
-    return Shape(1, h, w, s.channels, h, w, s.filters, s.group, (1, 1), (1, 1), (1, 1), (0, 0))
+    total = s.h * s.w
+    if s.w >= 16:
+        return s
+    w = total if total <= 1024 else max(d for d in range(1, 257) if total % d == 0)
+    return replace(s, h=total // w, w=w, oh=total // w, ow=w)
 
 
 def lower(
@@ -224,7 +227,7 @@ def lower(
     y: Place,
     shape: Shape,
     act: Activation | None,
-    strides: tuple[int, int, int, int] | None = None,
+    runs: Runs | None = None,
     scale: Place | None = None,
     shift: Place | None = None,
     pre_lo: float = -float("inf"),
@@ -233,13 +236,13 @@ def lower(
 
     Args:
         low: the plan in the making.
-        x: the input, channels-last (or any layout for a shape that ``runs``, with ``strides``).
+        x: the input, channels-last.
         wn, bn: names of the constant weights and bias ("" for none).
         residual: added before the activation, channels-last, or None.
         y: the output, channels-last.
         shape: what ``choose`` agreed to.
         act: the activation, or None.
-        strides: of the input, in floats: image, row, pixel, channel.
+        runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
         scale, shift: what the input is multiplied by, [image][channel], and then increased by,
             [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
     """
@@ -247,53 +250,37 @@ def lower(
 
     weight = low.known[wn]
     bias = low.known[bn] if bn else None
-    wp = low.packed(("amx", wn, shape.group, shape.kernel, shape.runs), lambda: pack(weight, shape))
+    wp = low.packed(
+        ("amx", wn, shape.group, shape.kernel),
+        lambda: pack(weight if runs is None else pack_runs(weight), shape),
+    )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    if strides is None and scale is None:
-        shape = flatten(shape, x, y, residual)
-    s = shape
+    s = flatten(shape) if runs is None else shape
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
     first, count = s.panel_blocks()
     steps = s.steps()
     threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
-    b_bytes = steps * 2 * 3 * 1024
-    phases: list[tuple[int, int]] = []
-    if s.runs:
-        width = ceil(s.ow / 32) * 32
-        runs = ceil(s.kernel[1] * s.channels / BLOCK)
-        need = max(
-            (s.pads[1] + s.w) * s.channels,
-            (s.ow - 1) * s.strides[1] * s.channels + runs * BLOCK,
-        )
-        pitch = -(-need // 16) * 16
-        slack = 32 * s.strides[1] * s.channels + runs * BLOCK
+    b_bytes = steps * 2 * s.parts * 1024
+    own = 4 * (TALL + MAX_ROWS) * PANEL
+    own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
+    phases = [(a, b) for a in ah.phases for b in aw.phases]
+    need = s.ow + aw.halo
+    data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
+    width = max(min(data, need), need - max(0, -aw.first), 1)
+    slack = max(0, need - width) + 32
 
-        def plane(rows: int) -> int:
-            count = (rows - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
-            return -(-(count * pitch + slack) // 32) * 32
+    def plane(rows: int) -> int:
+        return (rows + ah.halo) * width + slack
 
-        def bytes_of(rows: int) -> int:
-            return checked_size((3, plane(rows)), 2, "split input")
-
-    else:
-        phases = [(a, b) for a in ah.phases for b in aw.phases]
-        need = s.ow + aw.halo
-        data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
-        width = max(min(data, need), need - max(0, -aw.first), 1)
-        slack = max(0, need - width) + 32
-        pitch = 0
-
-        def plane(rows: int) -> int:
-            return (rows + ah.halo) * width + slack
-
-        def bytes_of(rows: int) -> int:
-            return checked_size((s.blocks, 3, len(phases), plane(rows)), 64, "split input")
+    def bytes_of(rows: int) -> int:
+        return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
 
     # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
     rows = s.oh
-    while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
+    while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
         rows = ceil(rows / 2)
     row_blocks = ceil(s.oh / rows)
     if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
@@ -305,40 +292,38 @@ def lower(
         if s.n >= threads:
             block_n = min(block_n, ceil(s.n / threads))
     units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    block_panels = panels
     if units < threads:
-        block_panels = ceil(panels / ceil(threads / units))
+        groups = max(groups, min(panels, ceil(threads / units)))
+    block_panels = ceil(panels / groups)
     px = plane(rows)
-    if s.runs:
-        offsets = [
-            2 * (kh * s.dilations[0] * pitch + j * BLOCK)
-            for kh in range(s.kernel[0])
-            for j in range(runs)
-        ]
-    else:
-        offsets = [
-            64 * ((b * 3 * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
-            for b in range(count)
-            for fh, qh in ah.taps
-            for fw, qw in aw.taps
-        ]
-    line = -(-4 * pitch // 64) * 64
+    offsets = [
+        64 * ((b * s.parts * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
+        for b in range(count)
+        for fh, qh in ah.taps
+        for fw, qw in aw.taps
+    ]
     scratch = low.scratch(
-        checked_size((threads, 8192 + b_bytes + line + block_n * bytes_of(rows)), 1, "scratch")
+        checked_size(
+            (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
+        )
     )
-    xn, xh, xw, xc = strides or (s.h * s.w * x.pixel, s.w * x.pixel, x.pixel, 1)
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
-        n=s.n, h=s.h, w=s.w, channels=s.channels, x_n=xn, x_h=xh, x_w=xw, x_c=xc,
+        n=s.n, h=s.h, w=s.w, channels=s.channels,
+        x_n=runs.x_n if runs else s.h * s.w * x.pixel,
+        x_h=runs.x_h if runs else s.w * x.pixel, x_w=runs.x_w if runs else x.pixel,
+        run_rows=runs.rows if runs else 0, run=runs.length if runs else 0,
+        run_h=runs.step if runs else 0,
         oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
         r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
         stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
         dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
-        halo_h=ah.halo, plane=px, run_pixel=s.channels if s.runs else 0, row_pitch=pitch,
-        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        halo_h=ah.halo, plane=px,
+        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
+        block_rows=rows, block_panels=block_panels,
         pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
     )  # fmt: skip
     table = low.constant(np.array(offsets + first, np.int64))
@@ -347,4 +332,3 @@ def lower(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
     )  # fmt: skip
-

@@ -16,7 +16,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, winograd
+from . import amx, depthwise, vector, winograd
 
 INF = float("inf")
 
@@ -80,11 +80,22 @@ def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
     return out
 
 
-def blocks(rows: int, panels: int, panel_bytes: int, mr: int) -> tuple[int, int]:
-    """How work is cut: (rows per block, panels per block)."""
+def blocks(
+    rows: int, panels: int, panel_bytes: int, mr: int, target: int = BLOCK_ROWS
+) -> tuple[int, int]:
+    """How work is cut: (rows per block, about ``target``; panels per block)."""
     block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
-    n = max(1, round(rows / BLOCK_ROWS))
+    n = max(1, round(rows / target))
     return max(mr, ceil(rows / n)), block_panels
+
+
+def rows_of_block(low: Lowering, rows: int) -> int:
+    """About how many rows a block has: ``BLOCK_ROWS`` unless half or twice as many were faster."""
+    if rows <= BLOCK_ROWS:
+        return BLOCK_ROWS
+    sizes = (BLOCK_ROWS, BLOCK_ROWS // 2, 2 * BLOCK_ROWS)
+    costs = {f"rows{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("rows", costs).removeprefix("rows"))
 
 
 @lowers(Conv)
@@ -103,16 +114,35 @@ def conv(low: Lowering, node: Node) -> Any:
     fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
-        direct = prod(win.output) * xs[0] * prod(ws) * amx.FMA
-        if amx.choose(low, shape, weight, direct):
+        assert weight is not None
+        macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
+        if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
+    if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
+        shape = amx.shape_of(xs, win.output, ws[0], group, win)
+        assert shape is not None and weight is not None
+        flat = amx.unrolled(shape)
+        if amx.choose(low, flat, weight, prod(win.output) * xs[0] * prod(ws)):
+            x = stage(low, xn, win)
+            y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+            r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+            xn_, _, xh, xw = pixel_strides(x)
+            runs = amx.Runs(
+                shape.kernel[0], shape.kernel[1] * shape.channels, xh * shape.dilations[0],
+                xn_, xh * shape.strides[0], xw * shape.strides[1],
+            )  # fmt: skip
+            return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
+    if fixed and vector.lower_conv(
+        low, x, wn, lambda: bias_place(low, bn, group), r, y, win, group, op.activation
+    ):
+        return
+    m = winograd.choose(low, xs, win.output, ws[0], win, group) if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
         return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
@@ -152,18 +182,10 @@ def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    strides = None
-    if shape.runs:
-        x = low.place(xn)
-        n, c, h, w = shape.n, shape.channels, shape.h, shape.w
-        strides = (c * h * w, w, 1, h * w)
-        if x.layout == CHANNELS_LAST:
-            strides = (h * w * x.pixel, w * x.pixel, x.pixel, 1)
-    else:
-        x = low.place(xn, CHANNELS_LAST, dense=False)
+    x = low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation, strides)
+    amx.lower(low, x, wn, bn, r, y, shape, op.activation)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
@@ -276,7 +298,8 @@ def emit(
         return
     nr, mr = low.vector("NR"), low.vector("MR")
     panels = -(-filters // nr)
-    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr)
+    target = rows_of_block(low, rows)
+    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, target)
     if low.threads > 1:
         # Enough units for every thread to get an even share.
         while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:
