@@ -10,8 +10,8 @@ and the processes take turns; the ratio of each round is taken before the median
 
 Columns: median milliseconds per run; how many times faster fastconv's integer run is than
 fastconv's float32, onnxruntime's integer and onnxruntime's float32 one; and the largest difference
-between the two engines' integer results, in quantisation steps. onnxruntime computes signed QDQ models in
-float32 on x86 unless told otherwise; here it is told.
+between the two engines' integer results, in quantisation steps. onnxruntime computes signed QDQ
+models in float32 on x86 unless told otherwise; here it is told.
 """
 
 from __future__ import annotations
