@@ -460,8 +460,20 @@ def test_scales_that_do_not_fit_are_named():
         q.DequantizeLinear(block_size=2).infer([x, scale], [None, None])
     with pytest.raises(ShapeError, match="out of range"):
         q.QuantizeLinear(axis=7).infer([x, scale], [None, None])
+    one = TensorType(np.dtype(np.float32), ())
     with pytest.raises(UnsupportedError, match="floats"):
-        one = TensorType(np.dtype(np.float32), ())
         q.QuantizeLinear().infer([x, one, one], [None, None, None])
     with pytest.raises(FastconvError, match="channels_last"):
         q.QLinearGlobalAveragePool(channels_last=1).infer([x], [None])
+
+
+@pytest.mark.parametrize("code", [TensorProto.INT4, TensorProto.UINT4])
+def test_a_four_bit_zero_point_bounds_the_result(code):
+    m = model("QuantizeLinear", {"x": (1, [5])}, (code, [5]))
+    m.graph.node[0].input.extend(["s", "z"])
+    m.graph.initializer.append(helper.make_tensor("s", 1, [], [1.0]))
+    m.graph.initializer.append(helper.make_tensor("z", code, [], [1]))
+    x = f32([-100, -3, 0, 3, 100])
+    got = fastconv.InferenceSession(m.SerializeToString()).run(None, {"x": x})[0]
+    want = [-8, -2, 1, 4, 7] if code == TensorProto.INT4 else [0, 0, 1, 4, 15]
+    assert got.tolist() == want

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
 from ..graph import ops as _ops  # noqa: F401  (fills the registry)
+from ..graph.ops.quant import STORED
 from .adapt import Draft, adapt
 from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueDef
 from .foreign import Foreign, captures
@@ -210,7 +211,7 @@ class Builder:
         except (ValueError, TypeError, OverflowError) as e:
             raise ModelError(f"an attribute has a wrong type or value: {e}") from None
         cls = REGISTRY.get((draft.domain, draft.op_type))
-        if cls is None:
+        if cls is None or not self._stored_as_integers(draft):
             return self._foreign(n, name, opsets)
         op = make_op(cls, draft.attrs, n)
         parts = getattr(op, "num_outputs", None)
@@ -231,6 +232,28 @@ class Builder:
                 f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}"
             )
         return Node(op, draft.inputs, draft.outputs, name, (name,))
+
+    def _stored_as_integers(self, draft: Draft) -> bool:
+        """False for QuantizeLinear to narrow floats; says which integers, where NumPy cannot."""
+        if (draft.domain, draft.op_type) != ("", "QuantizeLinear"):
+            return True
+        kind = draft.attrs.get("output_dtype") or self._element(draft.inputs[2:3])
+        if kind not in STORED:
+            return not kind
+        if STORED[kind][0].itemsize == 1:
+            draft.attrs["output_dtype"] = kind
+        return True
+
+    def _element(self, names: list[str]) -> int:
+        """ONNX's number for the element type that the file states for a value, else 0."""
+        g = self.model.graph
+        for name in filter(None, names):
+            if name in g.initializers:
+                return g.initializers[name].data_type
+            for v in (*g.inputs, *g.value_infos, *g.outputs):
+                if v.name == name:
+                    return v.elem_type or 0
+        return 0
 
     def _old(self, n: NodeDef, opset: int) -> bool:
         """Whether an operator that exists no more is adapted into one that does."""

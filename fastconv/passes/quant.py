@@ -153,6 +153,8 @@ class Groups:
                 return None
             last = readers[0]
             if isinstance(last.op, q.QuantizeLinear):
+                if last.op.output_dtype > 3:
+                    return None  # fewer bits than it is stored with
                 break
             act = as_activation(self.graph, last)
             if act is None or act.kind != "clip" or last.inputs[0] != value:
