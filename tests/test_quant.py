@@ -29,7 +29,7 @@ def f32(value):
     return np.array(value, np.float32)
 
 
-def agree(op, arrays, *, steps=0, threads=(1, 2, 3), isas=ISAS, **options):
+def agree(op, arrays, *, steps=0.0, threads=(1, 2, 3), isas=ISAS, **options):
     """Kernels of every build, on any number of threads, give the twin's integers (± ``steps``)."""
     want = op.compute(arrays)[:1]
     for isa in isas:
@@ -277,6 +277,25 @@ def test_quantize_and_dequantize(scale, dtype):
         stored = numbers(rng, x.shape, TYPES[dtype])
         down = {k: v for k, v in attrs.items() if k != "output_dtype"}
         agree(q.DequantizeLinear(**down), [stored, s, *z], steps=1e-5, threads=(1, 3))
+
+
+@pytest.mark.parametrize("values", ["both signs", "positive", "negative", "zero"])
+def test_dynamic_quantisation_finds_the_range(values):
+    x = f32(np.random.default_rng(0).normal(size=(3, 7, 5)))
+    x = {"both signs": x, "positive": abs(x) + 3, "negative": -abs(x), "zero": 0 * x}.get(values, x)
+    op = q.DynamicQuantizeLinear()
+    for isa in ISAS:
+        for threads in (1, 2):
+            got = run_op(op, [x], n_outputs=3, isa=isa, threads=threads)
+            for g, w in zip(got, op.compute([x]), strict=True):
+                assert g.dtype == w.dtype
+                np.testing.assert_array_equal(g, w)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_integers_are_cast_to_floats(dtype):
+    x = numbers(np.random.default_rng(0), (3, 50), dtype)
+    agree(REGISTRY["", "Cast"](to=1), [x], threads=(1, 2))
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 5])

@@ -224,6 +224,49 @@ def pack_scale(**values):
     return (<char*>&p)[:sizeof(ScaleParams)]
 
 
+cdef struct RangeParams:
+    int64_t n
+
+
+cdef void dynamic_range(const Call* c, int thread, int threads) noexcept nogil:
+    """The scale and zero point of DynamicQuantizeLinear, on one thread. Buffers: x, zero point (one
+    byte), scale."""
+    cdef const float* x = <const float*>c.buf[0]
+    cdef int64_t n = (<const RangeParams*>c.params).n, i = 0
+    cdef vf low = v_zero(), high = v_zero(), a
+    cdef float lo[VW]
+    cdef float hi[VW]
+    cdef float least = 0, most = 0, scale
+    cdef float t[VW]
+    cdef int k
+    if thread != 0:
+        return
+    while i < n:
+        # A NaN in x leaves the bound on x86: it comes second.
+        a = v_load(x + i) if i + VW <= n else v_load_n(x + i, <int>(n - i))
+        low = v_min(a, low)
+        high = v_max(a, high)
+        i += VW
+    v_store(lo, low)
+    v_store(hi, high)
+    for k in range(VW):
+        least = min(least, lo[k])
+        most = max(most, hi[k])
+    scale = (most - least) / <float>255
+    if not scale > 0:
+        scale = 1
+    for k in range(VW):
+        t[k] = min(max(-least / scale, <float>0), <float>255)
+    (<float*>c.buf[2])[0] = scale
+    vi_store_bytes(<uint8_t*>c.buf[1], vi_round(v_load(t)), 1)
+
+
+def pack_range(**values):
+    """The bytes of ``RangeParams``."""
+    cdef RangeParams p = values
+    return (<char*>&p)[:sizeof(RangeParams)]
+
+
 cdef struct BinaryParams:
     # y[n][p][c] of a[n][p][c] and b[n * b_n + p * b_p + c].
     int64_t n, pixels, channels, b_n, b_p
@@ -417,6 +460,7 @@ KERNELS = {
     "dequantize_u8": (<uintptr_t>&dequantize_u8, pack_scale),
     "dequantize_s8": (<uintptr_t>&dequantize_s8, pack_scale),
     "dequantize_s32": (<uintptr_t>&dequantize_s32, pack_scale),
+    "dynamic_range": (<uintptr_t>&dynamic_range, pack_range),
     "qbinary": (<uintptr_t>&qbinary, pack_binary),
     "qtable": (<uintptr_t>&qtable, pack_table),
     "qpool": (<uintptr_t>&qpool, pack_qpool),

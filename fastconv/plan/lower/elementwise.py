@@ -13,6 +13,7 @@ from ...graph.ops.activations import Clip, FusedActivation
 from ...graph.ops.elementwise import Unary
 from ...graph.ops.logic import Cast, CastLike, Dropout, Identity
 from ..lowering import LOWER, Lowering, lowers
+from . import quant
 from .binary import RANK, chain, emit_unary
 from .conv import INF
 
@@ -65,7 +66,7 @@ def dropout(low: Lowering, node: Node) -> Any:
 
 @lowers(Cast, CastLike)
 def cast(low: Lowering, node: Node) -> Any:
-    """To the dtype it has already: as ``identity``."""
+    """To the dtype it has already: as ``identity``; integers to float32 by a kernel."""
     if low.dtype(node.inputs[0]) != low.dtype(node.outputs[0]):
-        return False
+        return quant.widen(low, node)
     return identity(low, node)

@@ -16,6 +16,7 @@ from ...graph import Node
 from ...graph.op import REGISTRY
 from ...graph.ops.quant import (
     DequantizeLinear,
+    DynamicQuantizeLinear,
     QLinearAdd,
     QLinearAveragePool,
     QLinearBinary,
@@ -31,7 +32,7 @@ from ...graph.window import Window
 from ..lowering import F32, Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN
 from .conv import triple
-from .qbase import BYTES, I32, S8, Output, bounds, emit_table, fetch, scale_of
+from .qbase import BYTES, I32, S8, U8, Output, bounds, emit_table, fetch, scale_of
 
 #: Images of at most this many channels are quantised and made channels-last in one step.
 FEW = 4
@@ -87,6 +88,40 @@ def scaled(low: Lowering, node: Node) -> Any:
         work=x.nbytes + y.nbytes,
     )  # fmt: skip
     return None
+
+
+@lowers(DynamicQuantizeLinear)
+def dynamic(low: Lowering, node: Node) -> Any:
+    """A pass for the range, then QuantizeLinear with what it found."""
+    yn, sn, zn = [*node.outputs, "", ""][:3]
+    x = low.place(node.inputs[0])
+    if x.dtype != F32 or x.size == 0:
+        return False
+    y = low.new(yn, x.layout, x.channels) if yn else None
+    scale = low.new(sn) if sn else replace(low.scratch(4), shape=(), dtype=F32)
+    zero = low.new(zn) if zn else replace(low.scratch(1), shape=(), dtype=U8)
+    # The step's last place is what it writes; the executor takes both as they come.
+    low.step("dynamic_range", dict(n=x.size), [x, zero, scale], work=x.nbytes, threads=1)
+    if y is not None:
+        one = dict(outer=1, axis=1, inner=x.size, block=1, s_outer=0, s_axis=0, s_step=0)
+        low.step("quantize_u8", one, [x, scale, zero, y], work=2 * x.nbytes)
+    return None
+
+
+def widen(low: Lowering, node: Node) -> bool:
+    """Cast of integers to float32; False where no kernel does it."""
+    xn, yn = node.inputs[0], node.outputs[0]
+    names = {U8: "u8", S8: "s8", I32: "s32"}
+    if low.dtype(yn) != F32 or low.dtype(xn) not in names:
+        return False
+    x = low.place(xn)
+    y = low.new(yn, x.layout, x.channels)
+    if x.size:
+        scale = low.packed(("one",), lambda: np.ones(1, np.float32))
+        one = dict(outer=1, axis=1, inner=x.size, block=1, s_outer=0, s_axis=0, s_step=0)
+        kernel = f"dequantize_{names[low.dtype(xn)]}"
+        low.step(kernel, one, [x, scale, None, y], work=x.nbytes + y.nbytes)
+    return True
 
 
 @lowers(QLinearAdd, QLinearMul)
