@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -215,8 +215,11 @@ class Model:
             raise InputError(
                 f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
             )
-        feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
-        outs = self._engine.run(feeds)
+        hot = self._engine.hot
+        outs = None if hot is None else hot.run(dict(zip(types, arrays, strict=True)))
+        if outs is None:
+            feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+            outs = self._engine.run(feeds)
         if self._single is not None:
             return outs[self._single]
         return [outs[o.name] for o in self.outputs]
@@ -238,8 +241,22 @@ class Model:
                     raise InputError(
                         f"no output {name!r}; the model has {', '.join(sorted(known))}"
                     )
-        outs = self._engine.run(self.check_feeds(feeds))
+        outs = self.run_all(feeds)
         return outs if outputs is None else {n: outs[n] for n in outputs}
+
+    def run_all(
+        self, feeds: Any, convert: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """All outputs by name; what :meth:`run` does once it knows what is asked for.
+
+        ``convert`` is applied to feeds that are no dict of arrays that fit as they are.
+        """
+        hot = self._engine.hot
+        if hot is not None:
+            outs = hot.run(feeds)
+            if outs is not None:
+                return outs
+        return self._engine.run(self.check_feeds(feeds if convert is None else convert(feeds)))
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""
@@ -260,7 +277,7 @@ class Model:
         for i in self.inputs:
             shape = tuple((shapes or {}).get(i.name, i.shape or ()))
             sizes = tuple(d for d in shape if isinstance(d, int))
-            if len(sizes) != len(shape) or i.shape is None:
+            if len(sizes) != len(shape) or (i.shape is None and i.name not in (shapes or {})):
                 raise InputError(
                     f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
                     f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"

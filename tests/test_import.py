@@ -61,11 +61,13 @@ def test_every_public_name_exists_and_is_listed():
 
 # Who may import whom. The name of a part is that of the module or package right under fastconv.
 
-LEAVES = {"errors", "sizes", "knobs", "threads"}
+LEAVES = {"errors", "sizes", "knobs", "threads", "records", "lazy"}
 MAY_IMPORT = {
     "errors": set(),
     "sizes": {"errors"},
-    "knobs": {"errors"},
+    "knobs": {"errors", "records"},
+    "records": set(),
+    "lazy": set(),
     "threads": {"errors", "knobs"},
     "graph": LEAVES,
     "kernels": LEAVES,
@@ -85,7 +87,14 @@ MAY_IMPORT = {
     "feeds": LEAVES,
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
-    "compare": LEAVES | {"graph", "passes", "runtime"},
+    "compare": LEAVES,
+    "visualize": LEAVES | {"graph", "passes", "runtime", "text"},
+    "layered": set(),
+    "page": set(),
+    "picture": LEAVES | {"feeds", "graph", "inspect", "text"},
+    "draw": LEAVES | {"layered", "page", "picture", "text"},
+    "check": LEAVES | {"feeds", "graph", "importer", "inspect", "model", "plan", "text"},
+    "locate": LEAVES | {"compare", "graph", "passes", "runtime"},
     "inspect": LEAVES | {"text", "feeds", "receptive", "graph", "importer", "plan"},
 }
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsupportedError
-from ..graph.ops.resize import OPSET_10
 
 
 class Draft:
@@ -173,6 +172,8 @@ def _old_resize(d: Draft) -> None:
 
     Nearest rounds that down, or up where an axis shrinks, as the examples of Resize-10 do.
     """
+    from ..graph.ops.resize import OPSET_10
+
     d.inputs[1:] = ["", *d.inputs[1:2]]
     d.attrs["coordinate_transformation_mode"] = "asymmetric"
     d.attrs["nearest_mode"] = OPSET_10

@@ -10,10 +10,8 @@ import numpy as np
 
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
-from ..graph import ops as _ops  # noqa: F401  (fills the registry)
-from ..graph.ops.quant import STORED
-from .adapt import Draft, adapt
-from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueDef
+from .adapt import ADAPTATIONS, Draft, adapt
+from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
 from .foreign import Foreign, captures
 from .tensors import numpy_dtype, sparse_to_array, to_array
 
@@ -48,6 +46,12 @@ def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
     return result
 
 
+@cache
+def required(cls: type[Op]) -> tuple[str, ...]:
+    """The attributes that an operator must have."""
+    return tuple(name for name, (_, _, needed) in schema(cls).items() if needed)  # type: ignore[arg-type]
+
+
 def build_graph(model: Model) -> Graph:
     """The main graph of a model.
 
@@ -75,6 +79,8 @@ class Builder:
         self.nodes: list[Node] = []
         self.consts: dict[str, np.ndarray] = {}
         self.made = 0
+        #: Operators by class and attributes; the attributes are kept so that ids stay theirs.
+        self.ops: dict[tuple[Any, ...], tuple[Op, tuple[Attr, ...]]] = {}
         self.names: set[str] = set()
 
     def build(self) -> Graph:
@@ -88,9 +94,9 @@ class Builder:
                 "convert it with onnx.version_converter"
             )
         for name, t in g.initializers.items():
-            self.consts[name] = self._named(to_array, t, f"initializer {name!r}")
+            self.consts[name] = self._named(self._array, t, f"initializer {name!r}")
         for name, s in g.sparse_initializers.items():
-            self.consts[name] = self._named(sparse_to_array, s, f"sparse initializer {name!r}")
+            self.consts[name] = self._named(self._dense, s, f"sparse initializer {name!r}")
         inputs = []
         types = {}
         for v in g.inputs:
@@ -126,9 +132,16 @@ class Builder:
             names.update(n.outputs)
         return names
 
+    def _array(self, t: TensorDef) -> np.ndarray:
+        """A stored tensor where it lies, aligned or not: plans copy what kernels read as it is."""
+        return to_array(t, self.model, aligned=False)
+
+    def _dense(self, s: SparseTensorDef) -> np.ndarray:
+        return sparse_to_array(s, self.model)
+
     def _named(self, read: Any, value: Any, what: str) -> np.ndarray:
         try:
-            return read(value, self.model)
+            return read(value)
         except FastconvError as e:
             raise type(e)(str(e) if what in str(e) else f"{what}: {e}") from None
 
@@ -162,9 +175,9 @@ class Builder:
         if len(values) != 1 or len(n.outputs) != 1:
             raise ModelError(f"node {name!r} (Constant) needs exactly one value and one output")
         ((key, value),) = values.items()
-        makers = {
-            "value": lambda v: to_array(v, self.model),
-            "sparse_value": lambda v: sparse_to_array(v, self.model),
+        makers: dict[str, Any] = {
+            "value": self._array,
+            "sparse_value": self._dense,
             "value_float": lambda v: np.array(v, np.float32),
             "value_floats": lambda v: np.array(v, np.float32),
             "value_int": lambda v: np.array(v, np.int64),
@@ -213,7 +226,7 @@ class Builder:
         cls = REGISTRY.get((draft.domain, draft.op_type))
         if cls is None or not self._stored_as_integers(draft):
             return self._foreign(n, name, opsets)
-        op = make_op(cls, draft.attrs, n)
+        op = self._op(cls, draft, n)
         parts = getattr(op, "num_outputs", None)
         if parts is not None and parts != len(draft.outputs):
             raise ModelError(f"num_outputs is {parts}, but {len(draft.outputs)} outputs are named")
@@ -237,6 +250,8 @@ class Builder:
         """False for QuantizeLinear to narrow floats; says which integers, where NumPy cannot."""
         if (draft.domain, draft.op_type) != ("", "QuantizeLinear"):
             return True
+        from ..graph.ops.quant import STORED
+
         kind = draft.attrs.get("output_dtype") or self._element(draft.inputs[2:3])
         if kind not in STORED:
             return not kind
@@ -254,6 +269,20 @@ class Builder:
                 if v.name == name:
                     return v.elem_type or 0
         return 0
+
+    def _op(self, cls: type[Op], draft: Draft, n: NodeDef) -> Op:
+        """The operator of a node. Equal nodes share one, as an operator never changes.
+
+        Equal attributes are mostly one object (see the reader), so their identity is compared.
+        """
+        if draft.op_type in ADAPTATIONS or draft.op_type != n.op_type:
+            return make_op(cls, draft.attrs, n)
+        given = tuple(n.attributes.values())
+        key = (cls, *map(id, given))
+        known = self.ops.get(key)
+        if known is None:
+            known = self.ops[key] = (make_op(cls, draft.attrs, n), given)
+        return known[0]
 
     def _old(self, n: NodeDef, opset: int) -> bool:
         """Whether an operator that exists no more is adapted into one that does."""
@@ -348,8 +377,8 @@ def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:
         if given is not None and given.type not in types:
             raise ModelError(f"attribute {name!r} is {given.type}, expected {' or '.join(types)}")
         values[name] = attr_value(name, value, kind)
-    for name, (_, _, required) in known.items():
-        if required and name not in values:
+    for name in required(cls):  # type: ignore[arg-type]
+        if name not in values:
             raise ModelError(f"{n.op_type} needs an attribute {name!r}")
     return cls(**values)
 

@@ -174,11 +174,10 @@ class InferenceSession(Session):
         try:
             if output_names and not self._known.issuperset(output_names):
                 raise self._no_output(output_names)
-            feeds = model.check_feeds(_arrays(input_feed))
             if run_options is None and self._trace is None:
-                outs = model._engine.run(feeds)
+                outs = model.run_all(input_feed, _arrays)
             else:
-                outs = self._run_watched(feeds, run_options)
+                outs = self._run_watched(model.check_feeds(_arrays(input_feed)), run_options)
         except FastconvError as e:
             raise of_run(e) from e.__cause__
         return [outs[n] for n in output_names or self._names]

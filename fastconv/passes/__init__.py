@@ -11,14 +11,23 @@ from collections.abc import Callable, Collection
 
 from ..errors import OptionError
 from ..graph import Graph
-from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
+from .budget import Budget, Change, spending
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
-from .quant import fuse_quantised
 from .types import fold_constants, hide_names, infer_types, name_types
+
+
+def fuse_quantised(graph: Graph) -> Graph:
+    """Compute on quantised numbers where a model in QDQ form lets it."""
+    if not any(type(n.op).__name__ in ("DequantizeLinear", "QLinearConv") for n in graph.nodes):
+        return graph  # and its module is not even imported
+    from .quant import fuse_quantised as fuse
+
+    return fuse(graph)
+
 
 #: The passes in order, with the reason for the place each has.
 PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
@@ -43,13 +52,19 @@ PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
 ]
 
 
-def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool = True) -> Graph:
+def optimize(
+    graph: Graph,
+    disable: Collection[str] = frozenset(),
+    check: bool = True,
+    budget: Budget | None = None,
+) -> Graph:
     """A graph that computes the same with fewer nodes.
 
     Args:
         graph: left as it is; its constants are shared, not copied.
         disable: names of passes in ``PIPELINE`` to leave out.
         check: verify the graph's form before the first pass and after each.
+        budget: how many changes may be made; it learns of each. None for all of them.
 
     Raises:
         OptionError: ``disable`` names no pass.
@@ -65,8 +80,9 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
     if check:
         graph.verify()
     for name, run in PIPELINE:
-        if name not in disable:
-            graph = run(graph)
+        if name not in disable and (budget is None or budget.enter(name)):
+            with spending(budget):
+                graph = run(graph)
         elif run is fold_constants:
             name_types(graph)  # the passes after it need types even so
         if check:
@@ -75,4 +91,4 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
     return graph
 
 
-__all__ = ["PIPELINE", "fold_constants", "infer_types", "optimize"]
+__all__ = ["PIPELINE", "Budget", "Change", "fold_constants", "infer_types", "optimize"]

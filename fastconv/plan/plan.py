@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
-from ..graph import Graph, Node, SymbolicError, TensorType
+from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
-from ..graph.ops.move import Concat
+from ..records import record
 from ..sizes import checked_size, machine_memory
 from .choice import Choices
 from .lower import LOWER
-from .lowering import F32, Lowering, PackCache, Step, reference
+from .lowering import F32, Lowering, PackCache, Step, reference, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
 from .slices import Slice, assign_slices
 
 
-@dataclass
+@record
 class Plan:
     """Everything one set of input shapes needs.
 
@@ -38,7 +37,7 @@ class Plan:
     """
 
     steps: list[Step]
-    entries: list[tuple[int, bytes, list[tuple[int, int]], int]]
+    entries: list[tuple[int, bytes, list[tuple[int, int]], tuple[int, int, int, int]]]
     arena_size: int
     externals: list[str]
     results: list[str]
@@ -110,6 +109,7 @@ def make_plan(
         except MemoryError as e:
             raise MemoryLimitError(f"{node}: {e}") from None
     low.node = None
+    packs.release()
     for name in results:
         _deliver(low, name)
     size = low.arena.layout(limit)
@@ -128,9 +128,9 @@ def make_plan(
                 params = k.pack(**s.params)
             except OverflowError as e:
                 raise ShapeError(f"{s.node}: a size or an attribute is too large: {e}") from None
-            entry = (k.address, params, [reference(p) for p in s.places], s.threads)
+            entry = (k.address, params, [reference(p) for p in s.places], sharing(s))
         else:
-            entry = (0, b"", [], 1)
+            entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)
     return Plan(
         low.steps, entries, size, low.externals, results, types,
@@ -262,12 +262,15 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
 
 def _slices(low: Lowering, nodes: list[Node], fixed: set[str]) -> dict[str, Slice]:
     """Which values are written straight into the buffer of the Concat that reads them."""
+    joined = {v for n in nodes if type(n.op).__name__ == "Concat" for v in (*n.inputs, *n.outputs)}
+    if not joined:
+        return {}
     ranks, channels = {}, {}
-    for name in {v for n in nodes if isinstance(n.op, Concat) for v in (*n.inputs, *n.outputs)}:
+    for name in joined:
         shape = low.shape(name)
         if low.dtype(name) == F32 and len(shape) >= 3:
             ranks[name], channels[name] = len(shape), shape[1]
-    return assign_slices(nodes, Concat, ranks, channels, fixed | low.known.keys())
+    return assign_slices(nodes, REGISTRY["", "Concat"], ranks, channels, fixed | low.known.keys())
 
 
 def _python(low: Lowering, node: Node) -> None:

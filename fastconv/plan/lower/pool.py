@@ -17,7 +17,6 @@ from ...graph.ops.pool import (
 )
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import quant
 from .conv import pixel_strides, triple
 
 #: Kernel codes, as ``enum Kind`` in ``kernels/pool.pyx`` has them.
@@ -42,6 +41,8 @@ def pool(low: Lowering, node: Node) -> Any:
     shape = low.shape(xn)
     if len(shape) > 5 or not low.all_float32(xn):
         if isinstance(op, MaxPool) and not zn and len(shape) <= 5 and low.dtype(xn).itemsize == 1:
+            from . import quant  # only quantised models need it
+
             return quant.max_pool(low, xn, yn, op.window(shape))
         if isinstance(op, MaxPool) and not zn:
             # Without indices, which NumPy finds slowly.

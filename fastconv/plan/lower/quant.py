@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ...graph import Node
-from ...graph.op import REGISTRY
 from ...graph.ops.quant import (
     DequantizeLinear,
     DynamicQuantizeLinear,
@@ -31,6 +30,7 @@ from ...graph.ops.quant import (
 from ...graph.window import Window
 from ..lowering import F32, Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN
+from . import qconv  # noqa: F401  (enters the convolutions of the same family)
 from .conv import triple
 from .qbase import BYTES, I32, S8, U8, Output, bounds, emit_table, fetch, scale_of
 
@@ -251,7 +251,7 @@ def unary(low: Lowering, node: Node) -> Any:
     return None
 
 
-lowers(*(c for c in REGISTRY.values() if issubclass(c, QLinearUnary)))(unary)
+lowers(QLinearUnary)(unary)
 
 
 @lowers(QLinearConcat)
