@@ -34,12 +34,25 @@ ISAS = {
         "base": ["-march=x86-64"],
         "v3": ["-march=x86-64-v3"],
         "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-        "amx": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mamx-tile", "-mamx-bf16"],
+        "amx": [
+            "-march=x86-64-v4",
+            "-mprefer-vector-width=512",
+            "-mamx-tile",
+            "-mamx-bf16",
+            "-mamx-int8",
+        ],
     },
     "aarch64": {"base": ["-march=armv8-a"]},
 }
 #: Instruction sets that add kernels of their own to those of another.
 EXTENDING = ("amx",)
+#: Sources compiled for such an instruction set besides its own.
+AGAIN = {"amx": ["qconv"]}
+#: Instructions that some sources use beyond what the name of the instruction set promises; the
+#: kernel table looks whether the CPU has them.
+FURTHER = {
+    key: ["-mavx512vnni"] for key in (("v4", "qconv"), ("v4", "qdepthwise"), ("amx", "qconv"))
+}
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -75,7 +88,8 @@ def machine_isas() -> dict[str, list[str]]:
 def families(isa: str) -> list[str]:
     """The kernel sources compiled for one instruction set."""
     owner = {stem: next((e for e in EXTENDING if stem.startswith(f"{e}_")), "") for stem in SOURCES}
-    return [s for s in SOURCES if owner[s] == (isa if isa in EXTENDING else "")]
+    own = [s for s in SOURCES if owner[s] == (isa if isa in EXTENDING else "")]
+    return own + AGAIN.get(isa, [])
 
 
 def copy_if_changed(src: pathlib.Path, dst: pathlib.Path) -> None:
@@ -97,11 +111,12 @@ def extensions() -> list[Extension]:
             source = GENERATED / KERNELS / isa / f"{family}.pyx"
             copy_if_changed(ROOT / KERNELS / f"{family}.pyx", ROOT / source)
             name = f"fastconv.kernels.{isa}.{family}"
+            own = FURTHER.get((isa, family), [])
             result.append(
                 Extension(
                     name,
                     [source.as_posix()],
-                    extra_compile_args=CFLAGS + KERNEL_FLAGS + flags,
+                    extra_compile_args=CFLAGS + KERNEL_FLAGS + flags + own,
                     **common,
                 )
             )

@@ -154,6 +154,9 @@ FAMILIES = {
     "BatchNormalization InstanceNormalization GroupNormalization GroupNormalization18 "
     "LayerNormalization RMSNormalization LRN MeanVarianceNormalization",
     "pool": "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool",
+    "quant": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv ConvInteger "
+    "QLinearMatMul MatMulInteger QGemm QLinearAdd QLinearMul QLinearAveragePool "
+    "QLinearGlobalAveragePool QLinearSigmoid QLinearLeakyRelu QLinearActivation QLinearConcat",
     "recurrent": "RNN GRU LSTM",
     "recurrent_quant": "DynamicQuantizeLSTM",
     "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "

@@ -224,7 +224,7 @@ class Builder:
         except (ValueError, TypeError, OverflowError) as e:
             raise ModelError(f"an attribute has a wrong type or value: {e}") from None
         cls = REGISTRY.get((draft.domain, draft.op_type))
-        if cls is None:
+        if cls is None or not self._stored_as_integers(draft):
             return self._foreign(n, name, opsets)
         op = self._op(cls, draft, n)
         parts = getattr(op, "num_outputs", None)
@@ -245,6 +245,30 @@ class Builder:
                 f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}"
             )
         return Node(op, draft.inputs, draft.outputs, name, (name,))
+
+    def _stored_as_integers(self, draft: Draft) -> bool:
+        """False for QuantizeLinear to narrow floats; says which integers, where NumPy cannot."""
+        if (draft.domain, draft.op_type) != ("", "QuantizeLinear"):
+            return True
+        from ..graph.ops.quant import STORED
+
+        kind = draft.attrs.get("output_dtype") or self._element(draft.inputs[2:3])
+        if kind not in STORED:
+            return not kind
+        if STORED[kind][0].itemsize == 1:
+            draft.attrs["output_dtype"] = kind
+        return True
+
+    def _element(self, names: list[str]) -> int:
+        """ONNX's number for the element type that the file states for a value, else 0."""
+        g = self.model.graph
+        for name in filter(None, names):
+            if name in g.initializers:
+                return g.initializers[name].data_type
+            for v in (*g.inputs, *g.value_infos, *g.outputs):
+                if v.name == name:
+                    return v.elem_type or 0
+        return 0
 
     def _op(self, cls: type[Op], draft: Draft, n: NodeDef) -> Op:
         """The operator of a node. Equal nodes share one, as an operator never changes.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .. import knobs
 from ..errors import OptionError
 from ..lazy import LazyTable
-from ._cpu import call, cpu_isas, has_openmp
+from ._cpu import call, cpu_isas, has_openmp, has_vnni
 
 #: The kernel families, each one source file compiled per instruction set.
 FAMILIES = (
@@ -29,6 +29,9 @@ FAMILIES = (
     "norm",
     "pack",
     "pool",
+    "qconv",
+    "qdepthwise",
+    "qelementwise",
     "reduce",
     "resize",
     "winograd",
@@ -37,8 +40,11 @@ FAMILIES = (
 #: Instruction sets from lowest to highest.
 ISAS = ("base", "v3", "v4", "amx")
 
-#: Instruction sets that add families of their own to those of a lower one: (that one, the families).
-EXTENDS = {"amx": ("v4", ("amx_conv",))}
+#: Instruction sets that add families of their own to those of a lower one: (that, the families).
+EXTENDS = {"amx": ("v4", ("amx_conv", "qconv"))}
+
+#: Families whose v4 build needs byte dot products besides; without them v3's serve in their place.
+VNNI = ("qconv", "qdepthwise")
 
 #: The kernels of each family: one found here costs the loading of its family alone, any other
 #: that of all families.
@@ -51,6 +57,10 @@ FAMILY_KERNELS = {
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",
     "norm": "axis_norm scale_shift channel_stats group_affine layer_norm lrn",
     "pool": "pool max_pool_indices global_pool",
+    "qconv": "qconv",
+    "qdepthwise": "qdepthwise",
+    "qelementwise": "quantize_u8 quantize_s8 quantize_image_u8 quantize_image_s8 dequantize_u8 "
+    "dequantize_s8 dequantize_s32 dynamic_range qbinary qtable qpool",
     "reduce": "reduce arg_reduce",
     "resize": "blend",
     "winograd": "winograd",
@@ -117,14 +127,13 @@ def chosen_isa() -> str:
 def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
     build: str = isa or chosen_isa()
-    lower, own = EXTENDS.get(build, (build, ()))
+    _, own = EXTENDS.get(build, (build, ()))
     if own:
         cpu_isas()  # which asks the operating system for what these kernels need
     result: LazyTable[str, Kernel]
 
     def load(family: str) -> None:
-        where = build if family in own else lower
-        module = importlib.import_module(f"{__name__}.{where}.{family}")
+        module = importlib.import_module(f"{__name__}.{home(build, family)}.{family}")
         for name, (address, pack) in module.KERNELS.items():
             result.setdefault(name, Kernel(name, address, pack))
 
@@ -132,6 +141,21 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
     where = {k: f for f, names in FAMILY_KERNELS.items() if f in families for k in names.split()}
     result = LazyTable(load, lambda: families, where.get)
     return result
+
+
+def home(isa: str, family: str) -> str:
+    """The build that a family of an instruction set comes from."""
+    lower, own = EXTENDS.get(isa, ("", FAMILIES))
+    if family not in own:
+        return home(lower, family)
+    return "v3" if isa == "v4" and family in VNNI and not has_vnni() else isa
+
+
+@cache
+def family_constants(family: str, isa: str | None = None) -> Mapping[str, int]:
+    """What a family's ``CONSTANTS`` say in one build: sizes that its packed weights depend on."""
+    isa = isa or chosen_isa()
+    return importlib.import_module(f"{__name__}.{home(isa, family)}.{family}").CONSTANTS
 
 
 @cache
@@ -174,6 +198,7 @@ __all__ = [
     "constants",
     "cpu_isas",
     "families",
+    "family_constants",
     "has_openmp",
     "packing",
     "run",

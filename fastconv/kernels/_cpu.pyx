@@ -28,8 +28,9 @@ cdef extern from *:
     #include <unistd.h>
     static int fastconv_has_amx(void) {
         unsigned a, b, c, d, lo, hi;
-        if (!fastconv_has_v4() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-        if (!(d & 1u << 24) || !(d & 1u << 22)) return 0; /* AMX-TILE, AMX-BF16 */
+        if (!fastconv_has_v4() || !__builtin_cpu_supports("avx512vnni")) return 0;
+        if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+        if (!(d & 1u << 24) || !(d & 1u << 22) || !(d & 1u << 25)) return 0; /* tiles, of bfloat16, of bytes */
         __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
         if ((lo & 0x60000u) != 0x60000u) return 0;
         return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
@@ -37,8 +38,12 @@ cdef extern from *:
     #else
     static int fastconv_has_amx(void) { return 0; }
     #endif
+    static int fastconv_has_vnni(void) {
+        return fastconv_has_v4() && __builtin_cpu_supports("avx512vnni");
+    }
     #else
     static int fastconv_has_v3(void) { return 0; }
+    static int fastconv_has_vnni(void) { return 0; }
     static int fastconv_has_amx(void) { return 0; }
     static int fastconv_has_v4(void) { return 0; }
     #endif
@@ -51,6 +56,7 @@ cdef extern from *:
     bint fastconv_has_v3()
     bint fastconv_has_v4()
     bint fastconv_has_amx()
+    bint fastconv_has_vnni()
     bint fastconv_openmp
 
 
@@ -67,6 +73,11 @@ def cpu_isas():
     if fastconv_has_amx():
         isas.append("amx")
     return tuple(isas)
+
+
+def has_vnni():
+    """Whether the CPU has dot products of bytes in 512-bit vectors (AVX512-VNNI)."""
+    return bool(fastconv_has_vnni())
 
 
 def has_openmp():

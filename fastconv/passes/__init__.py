@@ -19,10 +19,22 @@ from .composites import fuse_composites
 from .epilogue import fuse_epilogues
 from .types import fold_constants, hide_names, infer_types, name_types
 
+
+def fuse_quantised(graph: Graph) -> Graph:
+    """Compute on quantised numbers where a model in QDQ form lets it."""
+    if not any(type(n.op).__name__ in ("DequantizeLinear", "QLinearConv") for n in graph.nodes):
+        return graph  # and its module is not even imported
+    from .quant import fuse_quantised as fuse
+
+    return fuse(graph)
+
+
 #: The passes in order, with the reason for the place each has.
 PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
     # What no output needs must neither be computed nor stop a fusion by reading a value.
     ("dead-code", remove_dead),
+    # Before constants are folded: weights would become floats.
+    ("quantised", fuse_quantised),
     # Types, shapes computed by nodes and formulas' constants are known to all later passes.
     ("fold-constants", fold_constants),
     # Identity and the like stand between the nodes of patterns.

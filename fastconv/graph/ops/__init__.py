@@ -11,6 +11,7 @@ __all__ = [
     "move",
     "norm",
     "pool",
+    "quant",
     "recurrent",
     "recurrent_quant",
     "reduce",

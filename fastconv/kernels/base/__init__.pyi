@@ -31,6 +31,9 @@ move: _Family
 norm: _Family
 pack: _PackFamily
 pool: _Family
+qconv: _SizedFamily
+qdepthwise: _SizedFamily
+qelementwise: _Family
 reduce: _Family
 resize: _Family
 winograd: _Family

@@ -8,6 +8,9 @@ from ..base import move as move
 from ..base import norm as norm
 from ..base import pack as pack
 from ..base import pool as pool
+from ..base import qconv as qconv
+from ..base import qdepthwise as qdepthwise
+from ..base import qelementwise as qelementwise
 from ..base import reduce as reduce
 from ..base import resize as resize
 from ..base import winograd as winograd

@@ -10,6 +10,8 @@ __all__ = [
     "move",
     "norm",
     "pool",
+    "qconv",
+    "quant",
     "reduce",
     "resize",
     "shape",

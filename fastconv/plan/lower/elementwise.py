@@ -64,7 +64,9 @@ def dropout(low: Lowering, node: Node) -> Any:
 
 @lowers(Cast, CastLike)
 def cast(low: Lowering, node: Node) -> Any:
-    """To the dtype it has already: as ``identity``."""
+    """To the dtype it has already: as ``identity``; integers to float32 by a kernel."""
     if low.dtype(node.inputs[0]) != low.dtype(node.outputs[0]):
-        return False
+        from . import quant  # only quantised models need it
+
+        return quant.widen(low, node)
     return identity(low, node)

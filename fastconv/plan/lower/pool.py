@@ -40,6 +40,10 @@ def pool(low: Lowering, node: Node) -> Any:
     zn = node.outputs[1] if len(node.outputs) > 1 else ""
     shape = low.shape(xn)
     if len(shape) > 5 or not low.all_float32(xn):
+        if isinstance(op, MaxPool) and not zn and len(shape) <= 5 and low.dtype(xn).itemsize == 1:
+            from . import quant  # only quantised models need it
+
+            return quant.max_pool(low, xn, yn, op.window(shape))
         if isinstance(op, MaxPool) and not zn:
             # Without indices, which NumPy finds slowly.
             ins, outs = [low.place(xn, PLAIN)], [low.new(yn, PLAIN)]
