@@ -206,7 +206,7 @@ def _run_once(
 ) -> list[Plan]:
     """The plans of every part of one run; adds the outputs' types to ``types``."""
     parts: list[Any] = []
-    outputs = model._engine.run(model.check_feeds(random_feeds(model, sizes)), parts)
+    outputs = model.run_checked(model.check_feeds(random_feeds(model, sizes)), parts)
     for name, array in outputs.items():
         if isinstance(array, np.ndarray):
             types[name] = TensorType(array.dtype, array.shape)

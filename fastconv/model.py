@@ -5,18 +5,22 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import FastconvError, InputError, OptionError, UnsupportedError
-from .graph import Graph, Sym, TensorType
+from .formats import held_dtype, narrowed, outer_dtype, rounded
+from .graph import Graph, Node, Sym, TensorType
+from .graph.ops.control import Control
 from .importer.build import build_graph
+from .importer.defs import ValueDef
 from .importer.foreign import Foreign
 from .importer.proto import open_model
+from .importer.tensors import numpy_dtype
 from .passes import optimize
-from .runtime.engine import Engine, Prepared
+from .runtime.engine import Engine, Opaque, Prepared
 from .threads import check_threads
 
 FALLBACKS = ("warn", "error", "allow")
@@ -140,14 +144,21 @@ class Model:
         original = build_graph(model)
         self.original = original
         self.graph: Graph = _optimize(original, disable) if optimize else original
-        self.inputs = [info(n, original.types[n]) for n in original.inputs]
-        self.outputs = [info(n, self._output_type(n)) for n in original.outputs]
+        stated = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
+        self._kinds = original.kinds
+        self._types = {n: _outer(original.types[n], original, n, stated) for n in original.inputs}
+        self.inputs = [info(n, t) for n, t in self._types.items()]
+        self.outputs = [
+            info(n, _outer(self._output_type(n), original, n, stated)) for n in original.outputs
+        ]
         self._check_fallback(fallback)
         self._engine = Engine(
             self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict"
         )
-        self._types = {n: original.types[n] for n in original.inputs}
         self._single = original.outputs[0] if len(original.outputs) == 1 else None
+        #: Inputs and outputs whose values are held in another dtype than callers see.
+        self._widened = {n: original.formats[n] for n in original.inputs if n in original.formats}
+        self._narrowed = {n: original.formats[n] for n in original.outputs if n in original.formats}
 
     def _output_type(self, name: str) -> TensorType:
         stated = self.original.type_of(name)
@@ -155,7 +166,7 @@ class Model:
         return stated if stated.shape is not None else inferred
 
     def _check_fallback(self, fallback: str) -> None:
-        foreign = [n for n in self.graph.nodes if isinstance(n.op, Foreign)]
+        foreign = [n for n in all_nodes(self.graph) if isinstance(n.op, Foreign)]
         if not foreign or fallback == "allow":
             return
         if fallback == "error":
@@ -192,8 +203,8 @@ class Model:
             raise InputError(
                 f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
             )
-        feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
-        outs = self._engine.run(feeds)
+        feeds = {n: self._checked(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+        outs = self.run_checked(feeds)
         if self._single is not None:
             return outs[self._single]
         return [outs[o.name] for o in self.outputs]
@@ -215,13 +226,25 @@ class Model:
                     raise InputError(
                         f"no output {name!r}; the model has {', '.join(sorted(known))}"
                     )
-        outs = self._engine.run(self.check_feeds(feeds))
+        outs = self.run_checked(self.check_feeds(feeds))
         return outs if outputs is None else {n: outs[n] for n in outputs}
+
+    def run_checked(
+        self, feeds: Mapping[str, Any], profile: list[Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run on what :meth:`check_feeds` returned; the outputs by name.
+
+        ``profile``: a list to which ``(plan, nanoseconds per step)`` of every part is added.
+        """
+        outs = self._engine.run(feeds, profile)
+        for name, code in self._narrowed.items():
+            outs[name] = narrowed(outs[name], code)
+        return outs
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""
         parts: list[Any] = []
-        self._engine.run(self.check_feeds(feeds), parts)
+        self.run_checked(self.check_feeds(feeds), parts)
         return parts
 
     def prepare(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Prepared:
@@ -245,7 +268,7 @@ class Model:
             if any(d < 0 for d in sizes):
                 raise InputError(f"input {i.name!r}: shape {_text(shape)} has a negative size")
             _check_shape(i.name, self._types[i.name], sizes)
-            types[i.name] = TensorType(i.dtype, sizes)
+            types[i.name] = TensorType(self.original.types[i.name].dtype, sizes)
         return self._engine.prepare(types)
 
     def check_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -259,11 +282,43 @@ class Model:
             if name not in feeds:
                 given = ", ".join(map(str, feeds)) or "nothing"
                 raise InputError(f"input {name!r} is missing (given: {given})")
-            result[name] = check_array(name, wanted, feeds[name])
+            result[name] = self._checked(name, wanted, feeds[name])
         if len(feeds) > len(result):
             extra = next(n for n in feeds if n not in result)
             raise InputError(f"no input {extra!r}; the model takes {', '.join(result)}")
         return result
+
+    def _checked(self, name: str, wanted: TensorType, value: Any) -> Any:
+        """One fed value as the engine takes it."""
+        if name in self._kinds:
+            return self._checked_value(name, wanted, value)
+        code = self._widened.get(name)
+        if code is None:
+            return check_array(name, wanted, value)
+        held = held_dtype(code)
+        if isinstance(value, np.ndarray) and value.dtype == held and held != wanted.dtype:
+            # What is held may be fed as well: the bits that do not fit are rounded off.
+            value = rounded(value, code)
+            return check_array(name, TensorType(held, wanted.shape), value)
+        return check_array(name, wanted, value).astype(held, copy=False)
+
+    def _checked_value(self, name: str, wanted: TensorType, value: Any) -> Any:
+        """A fed sequence or optional value."""
+        kind = self._kinds[name]
+        element = TensorType(wanted.dtype, None)
+        code = self._widened.get(name)
+
+        def tensor(a: Any, what: str) -> Any:
+            array = check_array(what, element, a)
+            return array if code is None else array.astype(held_dtype(code), copy=False)
+
+        if isinstance(value, (list, tuple)):
+            return Opaque([tensor(a, f"{name}[{k}]") for k, a in enumerate(value)])
+        if kind == "sequence":
+            raise InputError(
+                f"input {name!r} is a sequence: give a list of arrays, not {type(value).__name__}"
+            )
+        return Opaque(None if value is None else tensor(value, name))
 
     # Looking inside.
 
@@ -297,6 +352,25 @@ def _checked_limit(value: Any) -> int | None:
 
 def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:
     return optimize(graph, frozenset(disable))
+
+
+def _outer(t: TensorType, graph: Graph, name: str, stated: Mapping[str, ValueDef]) -> TensorType:
+    """An input's or output's type as callers see it; of a sequence, that of its tensors."""
+    code = graph.formats.get(name)
+    if code is not None:
+        return TensorType(outer_dtype(code) or t.dtype, t.shape)
+    if name in graph.kinds and (elem := stated[name].elem_type) is not None:
+        return TensorType(numpy_dtype(elem), None)
+    return t
+
+
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes of a graph and of the subgraphs in it."""
+    for node in graph.nodes:
+        yield node
+        if isinstance(node.op, Control):
+            for body in node.op.bodies.values():
+                yield from all_nodes(body)
 
 
 def info(name: str, t: TensorType) -> TensorInfo:

@@ -335,7 +335,7 @@ class InferenceSession:
         if output_names and not self._known.issuperset(output_names):
             name = next(n for n in output_names if n not in self._known)
             raise InputError(f"no output {name!r}; the model has {', '.join(self._names)}")
-        outs = model._engine.run(model.check_feeds(input_feed))
+        outs = model.run_checked(model.check_feeds(input_feed))
         return [outs[n] for n in output_names or self._names]
 
     def get_inputs(self) -> list[NodeArg]:

@@ -55,11 +55,12 @@ def test_every_public_name_exists_and_is_listed():
 
 # Who may import whom. The name of a part is that of the module or package right under fastconv.
 
-LEAVES = {"errors", "sizes", "knobs", "threads"}
+LEAVES = {"errors", "sizes", "knobs", "threads", "formats"}
 MAY_IMPORT = {
     "errors": set(),
     "sizes": {"errors"},
     "knobs": {"errors"},
+    "formats": {"errors"},
     "threads": {"errors", "knobs"},
     "graph": LEAVES,
     "kernels": LEAVES,

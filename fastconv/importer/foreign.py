@@ -5,11 +5,14 @@ The onnx package is imported when such an operator first runs, and only then.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
+from ..formats import NAMES, narrowed, widened
 from ..graph import Op, TensorType
 from ..graph.op import fields_only
 from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
@@ -25,12 +28,14 @@ class Foreign(Op):
         model: the model that it comes from (opsets, functions, external data).
         opsets: the opset of every domain where the node stands.
         captured: outer values that its subgraphs read; they follow the node's own inputs.
+        formats: ONNX data types of those inputs that are held in another dtype.
     """
 
     node: NodeDef
     model: Model
     opsets: dict[str, int]
     captured: tuple[str, ...] = ()
+    formats: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     __hash__ = object.__hash__
 
@@ -58,9 +63,13 @@ class Foreign(Op):
             session = self._make_session()
             object.__setattr__(self, "_session", session)
         names = [*self.node.inputs, *self.captured]
-        feeds = {n: x for n, x in zip(names, xs, strict=True) if n and x is not None}
+        feeds = {
+            n: narrowed(x, self.formats.get(n))
+            for n, x in zip(names, xs, strict=True)
+            if n and x is not None
+        }
         outs = dict(zip(session.output_names, session.run(None, feeds), strict=True))
-        return [text_as_objects(outs.get(n)) for n in self.node.outputs]
+        return [widened(text_as_objects(outs.get(n))) for n in self.node.outputs]
 
     def _make_session(self) -> Any:
         try:
@@ -157,10 +166,13 @@ def _value_to_onnx(attr: Attr, value: Any, model: Model, opset: int) -> Any:
 
 
 def tensor_to_onnx(tensor: TensorDef, model: Model) -> Any:
-    """A stored tensor as ``onnx.TensorProto``; narrow floats are widened to float32."""
+    """A stored tensor as ``onnx.TensorProto``."""
     import onnx
 
-    return onnx.numpy_helper.from_array(np.array(to_array(tensor, model)), tensor.name)
+    array = np.array(to_array(tensor, model))
+    if tensor.data_type in NAMES:
+        array = narrowed(array, tensor.data_type)
+    return onnx.numpy_helper.from_array(array, tensor.name)
 
 
 def graph_to_onnx(graph: GraphDef, model: Model, opset: int) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from ..errors import OptionError
 from ..graph import Graph
 from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
+from ..graph.ops.control import Control
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
 from .clean import remove_dead, remove_no_ops
@@ -69,6 +70,9 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
         if check:
             graph.verify()
     hide_names(graph, inputs)
+    for node in graph.nodes:
+        if isinstance(node.op, Control):
+            node.op = node.op.with_bodies(lambda body: optimize(body, disable, check))
     return graph
 
 

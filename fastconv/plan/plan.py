@@ -138,6 +138,9 @@ def resolve(
             late.append(node)
             continue
         ins = [None if not i else value_type(i, types, known) for i in node.inputs]
+        if any(t is not None and t.dtype is None for t in ins):
+            late.append(node)  # it reads a sequence or an optional value
+            continue
         values = [known.get(i) if i else None for i in node.inputs]
         try:
             folded = node.op.fold(ins, values)

@@ -16,6 +16,8 @@ import numpy as np
 from .. import knobs
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
+from ..graph.ops.control import Control, Run, evaluate
+from ..graph.ops.sequence import Dynamic
 from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
@@ -229,6 +231,7 @@ class Engine:
         self._plans: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
         self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
+        self._bodies: dict[int, Engine] = {}
         self._lock = threading.Lock()
         _engines.add(self)
 
@@ -279,12 +282,23 @@ class Engine:
         for name, array in feeds.items():
             values.setdefault(name, array.value if isinstance(array, Opaque) else array)
         for node in plan.eager:
-            run_node(node, values, self.graph.consts, self.memory_limit)
+            run_node(node, values, self.graph.consts, self.memory_limit, self._run_body)
         if plan.rest is not None:
             rest = self._run_rest(plan.rest, values, profile)
             fresh.update(map(id, rest.values()))
             values.update(rest)
         return {n: self._result(n, values, fresh) for n in self.graph.outputs}
+
+    def _run_body(self, body: Graph, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run the subgraph of a node; its plans are kept as this graph's own are."""
+        engine = self._bodies.get(id(body))
+        if engine is None:  # the graph's nodes keep the body, and with it its id
+            engine = Engine(
+                body, self.threads, None, self.memory_limit, self.isa, self.strict
+            )
+            engine = self._bodies.setdefault(id(body), engine)
+        outs = engine.run({n: fed(v) for n, v in feeds.items()})
+        return [outs[o] for o in body.outputs]
 
     def _result(self, name: str, values: Mapping[str, Any], fresh: set[int]) -> Any:
         """An output that shares no memory with a constant, an input or another output."""
@@ -293,7 +307,7 @@ class Engine:
             fresh.discard(id(array))
             return array
         try:
-            return copy.deepcopy(array) if isinstance(array, list) else np.array(array)
+            return np.array(array) if isinstance(array, np.ndarray) else copy.deepcopy(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
@@ -310,11 +324,7 @@ class Engine:
             engine = self._rests.setdefault(key, engine)
         feeds: dict[str, Any] = {}
         for n in rest.inputs:
-            v = values[n] if n in values else self.graph.consts[n]
-            if not isinstance(v, np.ndarray):
-                feeds[n] = Opaque(v)
-            else:
-                feeds[n] = np.ascontiguousarray(v) if v.ndim else v
+            feeds[n] = fed(values[n] if n in values else self.graph.consts[n])
         return engine.run(feeds, profile)
 
 
@@ -326,6 +336,13 @@ class Opaque:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def fed(value: Any) -> Any:
+    """A value as engines take it: contiguous, or wrapped when it is no tensor."""
+    if not isinstance(value, np.ndarray):
+        return Opaque(value)
+    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 
 def _type(value: Any) -> TensorType:
@@ -351,8 +368,11 @@ def run_node(
     values: dict[str, Any],
     consts: Mapping[str, np.ndarray],
     memory_limit: int | None = None,
+    run_body: Run = evaluate,
 ) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them.
+
+    ``run_body`` runs the subgraphs of a node that has such.
 
     Raises:
         MemoryLimitError: its outputs alone would pass ``memory_limit``, or the machine's memory.
@@ -363,7 +383,9 @@ def run_node(
     limit = memory_limit or machine_memory()
 
     def checked(arrays: Sequence[Any]) -> Any:
-        if all(a is None or isinstance(a, np.ndarray) for a in arrays):
+        if isinstance(node.op, Control):
+            return node.op.execute(arrays, run_body, limit)
+        if not isinstance(node.op, Dynamic) and all(a is None or isinstance(a, np.ndarray) for a in arrays):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             check_outputs(node, types, arrays, limit)
         return node.op.compute(arrays)
@@ -373,4 +395,4 @@ def run_node(
         raise ShapeError(f"{node}: {too_few(node, len(outs))}")
     for name, out in zip(node.outputs, outs, strict=False):
         if name:
-            values[name] = np.asarray(out) if not isinstance(out, list) else out
+            values[name] = out if out is None or isinstance(out, list) else np.asarray(out)

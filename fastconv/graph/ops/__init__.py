@@ -3,9 +3,11 @@
 from . import (
     activations,
     binary,
+    control,
     conv,
     elementwise,
     indexing,
+    legacy,
     logic,
     matmul,
     move,
@@ -14,6 +16,7 @@ from . import (
     recurrent,
     reduce,
     resize,
+    sequence,
     shape,
     unary,
 )
@@ -21,9 +24,11 @@ from . import (
 __all__ = [
     "activations",
     "binary",
+    "control",
     "conv",
     "elementwise",
     "indexing",
+    "legacy",
     "logic",
     "matmul",
     "move",
@@ -32,6 +37,7 @@ __all__ = [
     "recurrent",
     "reduce",
     "resize",
+    "sequence",
     "shape",
     "unary",
 ]
