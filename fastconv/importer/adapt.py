@@ -290,6 +290,11 @@ def _scatter(d: Draft) -> None:
     d.op_type = "ScatterElements"
 
 
+@until(16, "RoiAlign")
+def _roi_align(d: Draft) -> None:
+    d.attrs.setdefault("coordinate_transformation_mode", "output_half_pixel")
+
+
 @until(20, "GridSample")
 def _grid_sample(d: Draft) -> None:
     names = {"bilinear": "linear", "bicubic": "cubic"}

@@ -19,6 +19,7 @@ from . import (
     sequence,
     shape,
     unary,
+    vision,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "sequence",
     "shape",
     "unary",
+    "vision",
 ]

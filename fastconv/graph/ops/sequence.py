@@ -134,8 +134,12 @@ class SplitToSequence(Dynamic):
             if not self.keepdims:
                 return [[np.array(x.take(i, axis)) for i in range(size)]]
             cuts = list(range(1, size))
+            if not size:
+                return [[]]
         elif split.ndim == 0:
             need(split > 0, lambda: f"split is {split}; it must be at least 1")
+            if not size:
+                return [[]]
             cuts = list(range(int(split), size, int(split)))
         else:
             need(
@@ -143,7 +147,7 @@ class SplitToSequence(Dynamic):
                 lambda: f"split {split.tolist()} does not add up to {size}, the size of the axis",
             )
             cuts = np.cumsum(split)[:-1].tolist()
-        return [[np.ascontiguousarray(p) for p in np.split(x, cuts, axis)] if size else []]
+        return [[np.ascontiguousarray(p) for p in np.split(x, cuts, axis)]]
 
 
 @register
