@@ -108,10 +108,10 @@ def rounded(x: np.ndarray, code: int, saturate: bool = True, round_mode: str = "
     """
     with np.errstate(all="ignore"):
         if code in _INTEGERS:
-            bits, dtype = _INTEGERS[code]
-            low = np.int64(1 << (bits - 1) if dtype is np.int8 else 0)
+            bits, holder = _INTEGERS[code]
+            low = np.int64(1 << (bits - 1) if holder is np.int8 else 0)
             whole = x.astype(np.int64)
-            return (((whole + low) & ((1 << bits) - 1)) - low).astype(dtype)
+            return (((whole + low) & ((1 << bits) - 1)) - low).astype(holder)
         if code == FLOAT16:
             return x.astype(np.float16).astype(np.float32)
         if code == BFLOAT16:

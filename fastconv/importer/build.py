@@ -12,7 +12,7 @@ from .. import formats
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
 from ..graph import ops as _ops  # noqa: F401  (fills the registry)
-from ..graph.ops.control import CONTROL, Control
+from ..graph.ops.control import CONTROL
 from .adapt import Draft, adapt
 from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueDef
 from .foreign import Foreign, captures, free_names
@@ -52,10 +52,7 @@ def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
 TYPE_GIVER: dict[str, int | None] = {
     "Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1,
     **dict.fromkeys(
-        "Cast Shape Size Equal Greater GreaterOrEqual Less LessOrEqual IsNaN IsInf Not And Or Xor "
-        "NonZero ArgMax ArgMin ConstantOfShape EyeLike RandomNormalLike RandomUniformLike Bernoulli "
-        "NonMaxSuppression DynamicQuantizeLinear Multinomial BitCast If Loop Scan SequenceLength "
-        "OptionalHasElement SequenceEmpty".split()
+        ["Cast", "Shape", "Size", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "NonZero", "ArgMax", "ArgMin", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "NonMaxSuppression", "DynamicQuantizeLinear", "Multinomial", "BitCast", "If", "Loop", "Scan", "SequenceLength", "OptionalHasElement", "SequenceEmpty"]
     ),
 }  # fmt: skip
 #: Operators of which later outputs have that type too (of all others only the first).
@@ -124,9 +121,7 @@ class Builder:
             raise ModelError("the graph has no outputs")
         return self._graph(g, opsets, [], fed)
 
-    def body(
-        self, g: GraphDef, opsets: dict[str, int], outer: Builder
-    ) -> tuple[Graph, list[str]]:
+    def body(self, g: GraphDef, opsets: dict[str, int], outer: Builder) -> tuple[Graph, list[str]]:
         """A subgraph, whose last inputs are values of ``outer``, and the names of these.
 
         Those that are constants there are constants here.
@@ -158,7 +153,9 @@ class Builder:
             read = self._named(sparse_to_array, s, f"sparse initializer {name!r}")
             self.consts[name] = formats.widened(read)
             self._state(name, s.values.data_type)
-        inputs, types, kinds = [], {}, {}
+        inputs: list[str] = []
+        types: dict[str, TensorType] = {}
+        kinds: dict[str, str] = {}
         for v in g.inputs:
             if v.name in initializers or v.name in g.sparse_initializers:
                 continue
@@ -191,8 +188,8 @@ class Builder:
 
     def _state(self, name: str, elem_type: int | None) -> None:
         """Note that the file says what the elements of a value are."""
-        if elem_type in formats.NAMES:
-            self.formats[name] = elem_type  # type: ignore[assignment, index]
+        if elem_type is not None and elem_type in formats.NAMES:
+            self.formats[name] = elem_type
 
     def _all_names(self, g: GraphDef) -> set[str]:
         names = set(g.initializers) | {v.name for v in g.inputs}

@@ -22,7 +22,11 @@ from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
+from .arenas import Arenas
 from .executor import Context, Program
+
+#: Views of one arena that Python steps keep.
+MAX_VIEWS = 1024
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
 DEFAULT_PLANS = 8
@@ -42,6 +46,7 @@ def _after_fork() -> None:
     _worker = None
     for engine in list(_engines):
         engine._lock = threading.Lock()
+        engine.arenas.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,7 +95,8 @@ class Future:
 class Prepared:
     """A plan with its program and the contexts that wait to be used again."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, arenas: Arenas) -> None:
+        self.arenas = arenas
         steps = [
             (*entry, None if step.function is None else python_function(step))
             for step, entry in zip(plan.steps, plan.entries, strict=True)
@@ -124,22 +130,24 @@ class Prepared:
         if _survivor is not None and self._needs_worker():
             self._run_in_worker(externals, times)
             return result
-        try:
-            context = self.pool.pop()
-        except IndexError:
-            context = self._context()
-        try:
-            context.run(externals, times)
-        finally:
-            self.pool.append(context)
+        self._run(externals, times)
         return result
 
-    def _context(self) -> Context:
+    def _run(self, externals: list[Any], times: np.ndarray | None) -> None:
+        arena = self.arenas.take(self.program.arena_size)
         try:
-            return Context(self.program)
-        except (MemoryError, OSError, OverflowError, ValueError) as e:
-            size = self.program.arena_size
-            raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
+            try:
+                context = self.pool.pop()
+            except IndexError:
+                context = Context(self.program)
+            try:
+                context.run(externals, arena, times)
+            finally:
+                self.pool.append(context)
+        except MemoryError as e:
+            raise e if isinstance(e, MemoryLimitError) else MemoryLimitError(str(e)) from None
+        finally:
+            self.arenas.give(arena)
 
     def _needs_worker(self) -> bool:
         return self.program.max_threads > 1 and threading.get_ident() == _survivor
@@ -149,11 +157,7 @@ class Prepared:
 
         def call() -> None:
             # The context goes back to the pool when it is free, not when Ctrl-C ends the waiting.
-            context = self.pool.pop() if self.pool else self._context()
-            try:
-                context.run(externals, times)
-            finally:
-                self.pool.append(context)
+            self._run(externals, times)
 
         worker, _worker = _worker or Worker(), None
         try:
@@ -168,23 +172,27 @@ def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
     """What the executor calls for a step without a kernel."""
     n = len(step.places) - step.n_outputs
 
-    def view(place: Any, context: Context, externals: list[Any], key: int) -> Any:
+    def view(place: Any, context: Context, externals: list[Any]) -> Any:
         if place is None:
             return None
         b = place.buffer
         if b.kind == ARENA:
-            cached = context.views.get((id(step), key))
+            arena = context.arena
+            key = (b.offset + place.start, place.shape, place.dtype)
+            cached = arena.views.get(key)
             if cached is None:
+                if len(arena.views) >= MAX_VIEWS:
+                    arena.views.clear()
                 start = context.offset_in_map(b.offset + place.start)
-                flat = np.frombuffer(context.arena, place.dtype, place.size, start)
-                cached = context.views[id(step), key] = flat.reshape(place.shape)
+                flat = np.frombuffer(arena.map, place.dtype, place.size, start)
+                cached = arena.views[key] = flat.reshape(place.shape)
             return cached
         if b.kind == CONST:
             return b.array.view(place.dtype).reshape(place.shape)
         return externals[b.index].reshape(place.shape)
 
     def call(context: Context, externals: list[Any]) -> None:
-        views = [view(p, context, externals, k) for k, p in enumerate(step.places)]
+        views = [view(p, context, externals) for p in step.places]
         assert step.function is not None
         results = compute(step.node, step.function, views[:n])
         for target, result in zip(views[n:], results, strict=False):
@@ -207,9 +215,10 @@ class Engine:
         graph: what to run; its ``types`` say what each input must be.
         threads: threads per run.
         packs: packed weights, shared with the engines of the graph's later parts.
-        memory_limit: bytes that one context's activations may take, or None.
+        memory_limit: bytes that activations may take, of all runs in progress together, or None.
         isa: the kernel build to use (default: the chosen one).
         strict: keep to direct convolution.
+        arenas: where activations live, shared with the engines of parts and subgraphs.
     """
 
     def __init__(
@@ -220,8 +229,10 @@ class Engine:
         memory_limit: int | None = None,
         isa: str | None = None,
         strict: bool = False,
+        arenas: Arenas | None = None,
     ) -> None:
         self.graph = graph
+        self.arenas = arenas or Arenas(memory_limit or machine_memory())
         self.strict = strict
         self.isa = isa
         self.threads = threads
@@ -250,7 +261,7 @@ class Engine:
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
                     self.strict,
                 )  # fmt: skip
-                prepared = Prepared(plan)
+                prepared = Prepared(plan, self.arenas)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
@@ -289,13 +300,17 @@ class Engine:
             values.update(rest)
         return {n: self._result(n, values, fresh) for n in self.graph.outputs}
 
+    def _like(self, graph: Graph, packs: PackCache | None) -> Engine:
+        """An engine with this one's settings, for a part of its graph or a subgraph."""
+        return Engine(
+            graph, self.threads, packs, self.memory_limit, self.isa, self.strict, self.arenas
+        )
+
     def _run_body(self, body: Graph, feeds: Mapping[str, Any]) -> list[Any]:
         """Run the subgraph of a node; its plans are kept as this graph's own are."""
         engine = self._bodies.get(id(body))
         if engine is None:  # the graph's nodes keep the body, and with it its id
-            engine = Engine(
-                body, self.threads, None, self.memory_limit, self.isa, self.strict
-            )
+            engine = self._like(body, None)
             engine = self._bodies.setdefault(id(body), engine)
         outs = engine.run({n: fed(v) for n, v in feeds.items()})
         return [outs[o] for o in body.outputs]
@@ -318,9 +333,7 @@ class Engine:
         key = tuple(n.name for n in rest.nodes)
         engine = self._rests.get(key)
         if engine is None:
-            engine = Engine(
-                rest, self.threads, self.packs, self.memory_limit, self.isa, self.strict
-            )
+            engine = self._like(rest, self.packs)
             engine = self._rests.setdefault(key, engine)
         feeds: dict[str, Any] = {}
         for n in rest.inputs:
@@ -385,7 +398,9 @@ def run_node(
     def checked(arrays: Sequence[Any]) -> Any:
         if isinstance(node.op, Control):
             return node.op.execute(arrays, run_body, limit)
-        if not isinstance(node.op, Dynamic) and all(a is None or isinstance(a, np.ndarray) for a in arrays):
+        if not isinstance(node.op, Dynamic) and all(
+            a is None or isinstance(a, np.ndarray) for a in arrays
+        ):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             check_outputs(node, types, arrays, limit)
         return node.op.compute(arrays)

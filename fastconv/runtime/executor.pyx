@@ -2,13 +2,14 @@
 
 A :class:`Program` is the immutable list of steps of one plan: for each the kernel's address, its
 parameter struct, its buffers and how many threads it gets. A :class:`Context` is what one run needs
-for itself: the arena and the buffers resolved to pointers. A program is shared between threads; a
-context belongs to one run at a time.
+for itself: the buffers resolved to pointers into an :class:`Arena`. A program is shared between
+threads; a context and an arena belong to one run at a time.
 
 A step without a kernel is a Python function (an operator without a kernel): the executor takes the
 GIL for it alone.
 """
 
+import itertools
 import mmap
 
 from cpython.buffer cimport (
@@ -140,47 +141,68 @@ cdef class Program:
         free(self.refs)
 
 
-cdef class Context:
-    """One run's own memory: the arena, and every step's buffers resolved to pointers."""
+_serials = itertools.count(1)
 
-    cdef readonly Program program
-    cdef readonly object arena      # mmap that holds the arena, or None
-    cdef readonly dict views        # for Python steps: cached NumPy views of the arena
-    cdef Py_buffer arena_view
+
+cdef class Arena:
+    """Memory for the activations of one run at a time: anonymous pages, zero at first.
+
+    Args:
+        size: bytes, at least 1.
+    """
+
+    cdef readonly object map        # the mmap
+    cdef readonly dict views        # for Python steps: cached NumPy views
+    cdef readonly int64_t size
+    cdef readonly int64_t serial    # no two arenas of a process have the same
+    cdef Py_buffer view
     cdef bint has_view
     cdef char* base
+
+    def __cinit__(self, int64_t size):
+        # Given back to the system when dropped. Big arenas start at a 2 MiB boundary and ask for
+        # huge pages (the TLB covers little with 4 KiB).
+        huge = 2 << 20
+        big = size >= 2 * huge
+        total = size + (huge if big else 0)
+        if hasattr(mmap, "MAP_PRIVATE"):
+            # The default is a shared mapping, which a forked child would write to as well.
+            self.map = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            self.map = mmap.mmap(-1, total)
+        PyObject_GetBuffer(self.map, &self.view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        self.has_view = True
+        self.views = {}
+        self.serial = next(_serials)
+        self.size = size
+        self.base = <char*>self.view.buf
+        if big:
+            self.base += -<uintptr_t>self.base % <uintptr_t>huge
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                try:
+                    self.map.madvise(mmap.MADV_HUGEPAGE)
+                except OSError:
+                    pass  # a kernel without transparent huge pages
+
+    def __dealloc__(self):
+        if self.has_view:
+            PyBuffer_Release(&self.view)
+
+
+cdef class Context:
+    """One run's own memory: an arena, and every step's buffers resolved to pointers."""
+
+    cdef readonly Program program
+    cdef readonly Arena arena       # of the run in progress, else None
+    cdef int64_t serial             # of the arena that the pointers point into
     cdef void** pointers
     cdef Step* steps
 
     def __cinit__(self, Program program):
         cdef int i
         cdef Ref* ref
-        cdef int64_t size = program.arena_size
         self.program = program
-        self.views = {}
-        self.has_view = False
-        self.base = NULL
-        if size > 0:
-            # Anonymous pages: zero, page aligned, given back to the system when dropped. Big arenas
-            # start at a 2 MiB boundary and ask for huge pages (the TLB covers little with 4 KiB).
-            huge = 2 << 20
-            big = size >= 2 * huge
-            total = size + (huge if big else 0)
-            if hasattr(mmap, "MAP_PRIVATE"):
-                # The default is a shared mapping, which a forked child would write to as well.
-                self.arena = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            else:
-                self.arena = mmap.mmap(-1, total)
-            PyObject_GetBuffer(self.arena, &self.arena_view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-            self.has_view = True
-            self.base = <char*>self.arena_view.buf
-            if big:
-                self.base += -<uintptr_t>self.base % <uintptr_t>huge
-                if hasattr(mmap, "MADV_HUGEPAGE"):
-                    try:
-                        self.arena.madvise(mmap.MADV_HUGEPAGE)
-                    except OSError:
-                        pass  # a kernel without transparent huge pages
+        self.serial = 0
         self.pointers = <void**>malloc((program.n_refs + 1) * sizeof(void*))
         self.steps = <Step*>malloc((program.n_steps + 1) * sizeof(Step))
         if self.pointers == NULL or self.steps == NULL:
@@ -188,33 +210,48 @@ cdef class Context:
         for i in range(program.n_refs):
             ref = &program.refs[i]
             self.pointers[i] = NULL
-            if ref.kind == ARENA:
-                self.pointers[i] = self.base + ref.value
-            elif ref.kind == CONST:
+            if ref.kind == CONST:
                 self.pointers[i] = <void*><uintptr_t>ref.value
         for i in range(program.n_steps):
             self.steps[i] = program.steps[i]
             self.steps[i].call.buf = self.pointers + program.steps[i].first_ref
 
     def __dealloc__(self):
-        if self.has_view:
-            PyBuffer_Release(&self.arena_view)
         free(self.pointers)
         free(self.steps)
 
+    cdef bind(self, Arena arena):
+        """Point into this arena from now on."""
+        cdef int i
+        cdef Program program = self.program
+        if arena is None:
+            if program.arena_size > 0:
+                raise ValueError("the program needs an arena")
+            return
+        if arena.size < program.arena_size:
+            raise ValueError("the arena is too small")
+        self.arena = arena
+        if arena.serial == self.serial:
+            return
+        self.serial = arena.serial
+        for i in range(program.n_refs):
+            if program.refs[i].kind == ARENA:
+                self.pointers[i] = arena.base + program.refs[i].value
+
     def address(self, int64_t offset):
-        """The address of an arena offset."""
-        return <uintptr_t>(self.base + offset)
+        """The address of an arena offset, during a run."""
+        return <uintptr_t>(self.arena.base + offset)
 
     def offset_in_map(self, int64_t offset):
-        """Where an arena offset lies in the ``arena`` mmap object, in bytes."""
-        return (self.base + offset) - <char*>self.arena_view.buf
+        """Where an arena offset lies in the arena's mmap object, in bytes, during a run."""
+        return (self.arena.base + offset) - <char*>self.arena.view.buf
 
-    def run(self, list externals, double[::1] times=None):
+    def run(self, list externals, Arena arena=None, double[::1] times=None):
         """Run every step.
 
         Args:
             externals: the C-contiguous arrays behind the external buffers, inputs and outputs.
+            arena: of ``program.arena_size`` bytes or more; None where the program needs none.
             times: filled with each step's nanoseconds, when given.
         """
         cdef Program program = self.program
@@ -225,6 +262,7 @@ cdef class Context:
         cdef unsigned long mode
         cdef int64_t start, now
         cdef bint timed = times is not None
+        self.bind(arena)
         if n > 16:
             views = <Py_buffer*>malloc(n * sizeof(Py_buffer))
             if views == NULL:
@@ -263,6 +301,7 @@ cdef class Context:
                 finally:
                     fastconv_restore(mode)
         finally:
+            self.arena = None
             for i in range(got):
                 PyBuffer_Release(&views[i])
             if views != small:

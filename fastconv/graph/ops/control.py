@@ -270,9 +270,7 @@ class Loop(Control):
             for stack, out in zip(stacks, outs[1 + n :], strict=True):
                 stack.add(out)
             it += 1
-        scans = [
-            s.joined(body, o) for s, o in zip(stacks, body.outputs[1 + n :], strict=True)
-        ]
+        scans = [s.joined(body, o) for s, o in zip(stacks, body.outputs[1 + n :], strict=True)]
         return [*carried, *scans]
 
 
@@ -342,7 +340,7 @@ class Scan(Control):
         state, scans = list(own[:n]), own[n:]
         k = self.num_scan_inputs
         axes = [
-            normalize_axis(a, x.ndim) if x.ndim else need(False, "a scan input is a scalar")
+            normalize_axis(a, x.ndim, "scan_input_axes:")
             for a, x in zip(self.scan_input_axes or (0,) * k, scans, strict=True)
         ]
         turned = self.scan_input_directions or (0,) * k
@@ -387,7 +385,9 @@ class SequenceMap(Control):
         first, others = sequence(xs[0]), xs[1 : self.own]
         for other in others:
             if isinstance(other, list) and len(other) != len(first):
-                raise InputError(f"the sequences have different lengths: {len(first)}, {len(other)}")
+                raise InputError(
+                    f"the sequences have different lengths: {len(first)}, {len(other)}"
+                )
         results: list[list[Any]] = [[] for _ in body.outputs]
         for i, item in enumerate(first):
             rest = [o[i] if isinstance(o, list) else o for o in others]

@@ -73,7 +73,7 @@ class DeformConv(Op):
 
     def compute(self, xs):
         x, w, offset, bias, mask = [*xs, None, None][:5]
-        n, c, height, width = x.shape
+        n, c = x.shape[:2]
         filters, _, kh, kw = w.shape
         win = resolve_window(x.shape[2:], (kh, kw), self.strides, self.dilations, self.pads)
         oh, ow = win.output
@@ -93,7 +93,9 @@ class DeformConv(Op):
             for k in range(og):
                 part = slice(k * (c // og), (k + 1) * (c // og))
                 columns[part] = bilinear(
-                    x[i, part], (row + shift[k, :, 0]).reshape(-1), (col + shift[k, :, 1]).reshape(-1)
+                    x[i, part],
+                    (row + shift[k, :, 0]).reshape(-1),
+                    (col + shift[k, :, 1]).reshape(-1),
                 ).reshape(c // og, taps, oh * ow)
                 if mask is not None:
                     columns[part] *= mask[i].reshape(og, taps, oh * ow)[k]
@@ -161,7 +163,7 @@ class RoiAlign(Op):
         _, c, height, width = x.shape
         size = (self.output_height, self.output_width)
         checked_size((len(rois), c, *size), 8, "regions")
-        if batch.size and not (0 <= batch.min() and batch.max() < x.shape[0]):
+        if batch.size and (batch.min() < 0 or batch.max() >= x.shape[0]):
             raise InputError(
                 f"batch_indices run from {batch.min()} to {batch.max()}, but there are "
                 f"{x.shape[0]} images"
@@ -204,7 +206,9 @@ class RoiAlign(Op):
         per_bin = self.sampling_ratio or max(0, int(np.ceil(length / bins)))
         checked_size((bins, per_bin), 8, "sample points")
         step = length / bins
-        at = start + (np.arange(bins)[:, None] + (np.arange(per_bin) + 0.5) / max(per_bin, 1)) * step
+        at = (
+            start + (np.arange(bins)[:, None] + (np.arange(per_bin) + 0.5) / max(per_bin, 1)) * step
+        )
         at = at.reshape(-1)
         inside = (at >= -1) & (at <= limit)
         at = np.clip(at, 0, limit - 1)
