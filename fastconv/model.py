@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import FastconvError, InputError, OptionError, UnsupportedError
-from .formats import held_dtype, narrowed, outer_dtype, rounded
+from .formats import NAMES, held_dtype, narrowed, outer_dtype, rounded
 from .graph import Graph, Node, Sym, TensorType
 from .graph.ops.control import Control
-from .importer.build import build_graph
+from .importer.build import build_graph, value_type
 from .importer.defs import ValueDef
 from .importer.foreign import Foreign
 from .importer.proto import open_model
@@ -66,7 +66,9 @@ def load(
             refuses the model.
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
             convolution's (Winograd); ``"strict"`` keeps to direct convolution.
-        memory_limit: bytes that the activations of one run may take.
+        memory_limit: bytes that activations and outputs may take, with the activations of all runs
+            in progress (default: the memory of the machine, or of the container). A run that would
+            pass it raises MemoryLimitError.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
 
@@ -93,6 +95,7 @@ class Model:
 
     Attributes:
         inputs, outputs: what goes in and comes out, in order.
+        overridable: inputs that have a value in the file, which :meth:`run` takes another for.
         metadata: the file's metadata_props.
         graph: the optimised graph.
         threads: threads per run.
@@ -108,6 +111,7 @@ class Model:
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
+        _fed: frozenset[str] = frozenset(),
     ) -> None:
         if accuracy not in ACCURACIES:
             raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
@@ -138,10 +142,16 @@ class Model:
         model = open_model(source)
         self.opset = model.opset_import.get("", 0)
         self.metadata = dict(model.metadata)
+        stored = model.graph.initializers
+        self.overridable = [
+            info(v.name, _outer_stated(v)) for v in model.graph.inputs if v.name in stored
+        ]
         self.producer = (model.producer_name, model.producer_version)
         self.ir_version = model.ir_version
         self.definition = model
-        original = build_graph(model)
+        self._fed = _fed
+        self._variants: dict[frozenset[str], Model] = {}
+        original = build_graph(model, _fed)
         self.original = original
         self.graph: Graph = _optimize(original, disable) if optimize else original
         stated = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
@@ -226,8 +236,30 @@ class Model:
                     raise InputError(
                         f"no output {name!r}; the model has {', '.join(sorted(known))}"
                     )
+        other = self._with_fed(feeds)
+        if other is not None:
+            return other.run(feeds, outputs)
         outs = self.run_checked(self.check_feeds(feeds))
         return outs if outputs is None else {n: outs[n] for n in outputs}
+
+    def _with_fed(self, feeds: Mapping[str, Any]) -> Model | None:
+        """The variant of this model in which initializers that are fed are inputs.
+
+        None when none is fed. What such a value was folded into, or packed for, does not hold for
+        another, so each set of fed names is optimised and planned by itself, once.
+        """
+        if not self.overridable or not isinstance(feeds, Mapping) or len(feeds) <= len(self.inputs):
+            return None
+        fed = frozenset(o.name for o in self.overridable if o.name in feeds) - self._fed
+        if not fed:
+            return None
+        variant = self._variants.get(fed)
+        if variant is None:
+            # What falls back was warned about when this model was loaded.
+            options = {**self._options, "fallback": "allow", "_fed": fed}
+            variant = _unpickle(self._source, options)
+            variant = self._variants.setdefault(fed, variant)
+        return variant
 
     def run_checked(
         self, feeds: Mapping[str, Any], profile: list[Any] | None = None
@@ -361,6 +393,14 @@ def _outer(t: TensorType, graph: Graph, name: str, stated: Mapping[str, ValueDef
         return TensorType(outer_dtype(code) or t.dtype, t.shape)
     if name in graph.kinds and (elem := stated[name].elem_type) is not None:
         return TensorType(numpy_dtype(elem), None)
+    return t
+
+
+def _outer_stated(value: ValueDef) -> TensorType:
+    """The type that the file states for an initializer that can be fed, as callers see it."""
+    t = value_type(value)
+    if value.elem_type in NAMES:
+        return TensorType(outer_dtype(value.elem_type) or t.dtype, t.shape)
     return t
 
 

@@ -159,14 +159,22 @@ def _narrow_cast(d: Draft) -> None:
         d.op_type, d.domain = "CastNarrow", "fastconv"
 
 
+@until(20, "DFT")
+def _dft_axis(d: Draft) -> None:
+    d.set_input(2, np.array(d.attrs.pop("axis", 1), np.int64))
+
+
 @until(1 << 30, "Optional")
 def _optional_type(d: Draft) -> None:
     d.attrs.pop("type", None)  # nothing depends on it
 
 
-@until(1 << 30, "EyeLike", "DequantizeLinear")
+@until(
+    1 << 30, "EyeLike", "DequantizeLinear", "HannWindow", "HammingWindow", "BlackmanWindow",
+    "MelWeightMatrix",
+)  # fmt: skip
 def _held_dtype(d: Draft) -> None:
-    for name in ("dtype", "output_dtype"):
+    for name in ("dtype", "output_dtype", "output_datatype"):
         if d.attrs.get(name) in NAMES:
             d.attrs[name] = 1
 

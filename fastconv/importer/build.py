@@ -47,13 +47,15 @@ def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
     return result
 
 
-#: Operators whose first output has the element type of another input than the first (its number),
-#: or one that has nothing to do with that of its inputs (None).
-TYPE_GIVER: dict[str, int | None] = {
-    "Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1,
-    **dict.fromkeys(
-        ["Cast", "Shape", "Size", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "NonZero", "ArgMax", "ArgMin", "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "NonMaxSuppression", "DynamicQuantizeLinear", "Multinomial", "BitCast", "If", "Loop", "Scan", "SequenceLength", "OptionalHasElement", "SequenceEmpty"]
-    ),
+#: Operators whose first output has the element type of another input than the first.
+TYPE_GIVER = {"Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1}
+#: Operators whose outputs have an element type that has nothing to do with that of their inputs.
+OWN_TYPE = {
+    "Cast", "Shape", "Size", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "NonZero", "ArgMax", "ArgMin",
+    "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+    "NonMaxSuppression", "DynamicQuantizeLinear", "Multinomial", "BitCast", "If", "Loop",
+    "Scan", "SequenceLength", "OptionalHasElement", "SequenceEmpty",
 }  # fmt: skip
 #: Operators of which later outputs have that type too (of all others only the first).
 ALL_OUTPUTS = frozenset({"Split", "BatchNormalization", "LSTM", "GRU", "RNN", "Unique"})
@@ -323,8 +325,9 @@ class Builder:
         self, op_type: str, inputs: list[str], outputs: list[str], attrs: dict[str, Any]
     ) -> None:
         """Note element types that outputs have from inputs, or from an attribute."""
-        giver = TYPE_GIVER.get(op_type, 0)
-        code = attrs.get("to", attrs.get("output_dtype", attrs.get("dtype"))) or None
+        giver = None if op_type in OWN_TYPE else TYPE_GIVER.get(op_type, 0)
+        given = ("to", "output_dtype", "output_datatype", "dtype")
+        code = next((attrs[k] for k in given if attrs.get(k)), None)
         if isinstance(value := attrs.get("value"), TensorDef):  # ConstantOfShape
             code = value.data_type
         if code is None and giver is not None and giver < len(inputs):

@@ -12,6 +12,7 @@ from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
+from ..graph.ops.control import If
 from ..graph.ops.move import Concat
 from ..sizes import checked_size, machine_memory
 from .lower import LOWER
@@ -129,11 +130,21 @@ def resolve(
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
 
-    Late nodes are those whose output shapes depend on data, and all that follows from them.
+    Late nodes are those whose output shapes depend on data, and all that follows from them. An If
+    whose condition is known here (it asks for a shape) gives way to the nodes of its branch, whose
+    constants join those of the graph.
     """
     ready: list[Node] = []
     late: list[Node] = []
-    for node in graph.nodes:
+    waiting = graph.nodes[::-1]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node.op, If) and node.inputs[0] in known:
+            nodes, consts = inline(node, known[node.inputs[0]])
+            waiting += nodes[::-1]
+            known.update(consts)
+            graph.consts.update(consts)
+            continue
         if any(i and i not in known and i not in types for i in node.inputs):
             late.append(node)
             continue
@@ -177,6 +188,15 @@ def resolve(
         else:
             late.append(node)
     return ready, late
+
+
+def inline(node: Node, condition: np.ndarray) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """The branch of an If that a condition chooses, as nodes of the graph, and its constants."""
+    assert isinstance(node.op, If)
+    try:
+        return node.op.inlined(node, condition)
+    except FastconvError as e:
+        raise annotate(node, e, [TensorType(condition.dtype, condition.shape)]) from None
 
 
 def too_few(node: Node, count: int) -> ShapeError:

@@ -59,8 +59,8 @@ class Arenas:
                 wanted = min(wanted, max(size, self.limit - self.nbytes))
                 if self.nbytes + wanted > self.limit:
                     raise MemoryLimitError(
-                        f"a run needs {size} bytes for activations beside the {self.nbytes} of runs "
-                        f"in progress; the limit is {self.limit}"
+                        f"a run needs {size} bytes for activations, and runs in progress have "
+                        f"{self.nbytes}; the limit is {self.limit}"
                     )
             self.nbytes += wanted
             self.peak = max(self.peak, self.nbytes)

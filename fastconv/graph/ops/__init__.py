@@ -18,6 +18,7 @@ from . import (
     resize,
     sequence,
     shape,
+    spectral,
     unary,
     vision,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "resize",
     "sequence",
     "shape",
+    "spectral",
     "unary",
     "vision",
 ]

@@ -11,20 +11,24 @@ Source: ONNX operators If-25, Loop-25, Scan-25, Scan-8 and SequenceMap-17.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import InputError, MemoryLimitError, ModelError, UnsupportedError
-from ..core import Graph
+from ..core import Graph, Node
 from ..op import Op, fields_only, need, normalize_axis
+from .logic import Identity
 from .sequence import Dynamic, sequence
 
 #: Runs a graph on its inputs by name; returns its outputs in order.
 Run = Callable[[Graph, Mapping[str, Any]], list[Any]]
 
 NO_LIMIT = 1 << 62
+
+_serials = itertools.count(1)
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any]) -> list[Any]:
@@ -45,6 +49,7 @@ class Control(Dynamic):
         own: how many of the node's inputs are the operator's own; captured values follow.
         captured: the captured values' names in the subgraphs.
         opset: the ONNX opset of the node.
+        serial: no two operators of a process have the same.
     """
 
     arity = (0, -1)
@@ -55,6 +60,7 @@ class Control(Dynamic):
     own: int
     captured: tuple[str, ...] = ()
     opset: int = 25
+    serial: int = 0
 
     __hash__ = object.__hash__
 
@@ -81,7 +87,7 @@ class Control(Dynamic):
         """
         if set(bodies) != set(cls.wanted):
             raise ModelError(f"{cls.__name__} needs the subgraphs {', '.join(cls.wanted)}")
-        made = cls(bodies, own, captured, opset)
+        made = cls(bodies, own, captured, opset, next(_serials))
         for name, value in settings.items():
             made.configure(name, value)
         made.check()
@@ -219,10 +225,44 @@ class If(Control):
         if len(counts) != 1:
             raise ModelError("the branches of If differ in their number of outputs")
 
+    def chosen(self, condition: np.ndarray) -> Graph:
+        """The subgraph that runs under this condition."""
+        return self.bodies["then_branch" if flag(condition, "the condition") else "else_branch"]
+
     def execute(self, xs, run, limit=NO_LIMIT):
-        name = "then_branch" if flag(xs[0], "the condition of If") else "else_branch"
-        body = self.bodies[name]
+        body = self.chosen(xs[0])
         return run(body, self._feeds(body, xs, []))
+
+    def inlined(
+        self, node: Node, condition: np.ndarray
+    ) -> tuple[list[Node], dict[str, np.ndarray]]:
+        """The chosen subgraph as nodes of the graph around ``node``, and its constants.
+
+        Values have names of their own there, the same ones each time.
+        """
+        body = self.chosen(condition)
+        prefix = f"{node.name}#{self.serial}/"
+        names = {o: prefix + o for n in body.nodes for o in n.outputs if o}
+        names.update((c, prefix + c) for c in body.consts)
+        names.update(zip(self.captured, node.inputs[self.own :], strict=True))
+        names[""] = ""
+        made = {o for n in body.nodes for o in n.outputs}
+        copies = []
+        for inner, outer in zip(body.outputs, node.outputs, strict=False):
+            if outer and inner in made:
+                made.remove(inner)
+                names[inner] = outer
+            elif outer:  # a constant, a captured value, or one that is an output already
+                copies.append((inner, outer))
+        nodes = [
+            Node(n.op, [names[i] for i in n.inputs], [names[o] for o in n.outputs],
+                 prefix + n.name, n.sources)
+            for n in body.nodes
+        ]  # fmt: skip
+        nodes += [
+            Node(Identity(), [names[i]], [o], f"{prefix}{i}", node.sources) for i, o in copies
+        ]
+        return nodes, {names[c]: a for c, a in body.consts.items()}
 
 
 @fields_only

@@ -350,7 +350,7 @@ class Col2Im(Op):
     strides: tuple[int, ...] | None = None
 
     def infer(self, types, values):
-        x, image, block = types
+        x, image = types[:2]
         need_rank(x, 3, "the input")
         if x.shape is None or values[1] is None or values[2] is None:
             rank = image.shape[0] if image.shape and type(image.shape[0]) is int else None
