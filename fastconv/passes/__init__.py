@@ -7,10 +7,10 @@ that is no output of the graph. A pass can be left out by name to find the one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from ..errors import OptionError
-from ..graph import Graph
+from ..graph import UNKNOWN, Graph, TensorType
 from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
 from ..graph.ops.control import Control
 from .activations import fuse_written_out
@@ -72,8 +72,23 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
     hide_names(graph, inputs)
     for node in graph.nodes:
         if isinstance(node.op, Control):
-            node.op = node.op.with_bodies(lambda body: optimize(body, disable, check))
+            types = {
+                inner: graph.type_of(outer)
+                for inner, outer in zip(node.op.captured, node.inputs[node.op.own :], strict=True)
+            }
+            node.op = node.op.with_bodies(
+                lambda body: optimize(_with_types(body, types), disable, check)
+            )
     return graph
+
+
+def _with_types(body: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """A subgraph that knows what the graph around it knows of the values that it captures."""
+    body = body.copy()
+    for name in body.inputs:
+        if name in types and types[name] != UNKNOWN:
+            body.types.setdefault(name, types[name])
+    return body
 
 
 __all__ = ["PIPELINE", "fold_constants", "infer_types", "optimize"]

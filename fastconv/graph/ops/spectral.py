@@ -117,8 +117,9 @@ class DFT(Op):
 class STFT(Op):
     """The Fourier transforms of windows that slide along a signal.
 
-    Inputs: signal (batch, length, 1 or 2; real ones also without the last axis), frame_step, window (size), frame_length (default: the
-    window's size). Output: (batch, frames, bins, 2); ``onesided`` gives frame_length // 2 + 1 bins.
+    Inputs: signal (batch, length, 1 or 2; real ones also without the last axis), frame_step, window
+    (size), frame_length (default: the window's size). Output: (batch, frames, bins, 2);
+    ``onesided`` gives frame_length // 2 + 1 bins.
     """
 
     arity = (2, 4)
