@@ -25,8 +25,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).resolve().parent
 KERNELS = "fastconv/kernels"
 GENERATED = pathlib.Path("build") / "cython"
-#: One translation unit each, for every instruction set.
-FAMILIES = sorted(p.stem for p in (ROOT / KERNELS).glob("[a-z]*.pyx"))
+#: Kernel sources; those named after an instruction set (``amx_conv``) are compiled for it alone.
+SOURCES = sorted(p.stem for p in (ROOT / KERNELS).glob("[a-z]*.pyx"))
 #: Compiled once, for the lowest instruction set.
 PLAIN = ["fastconv/kernels/_cpu.pyx", "fastconv/runtime/executor.pyx"]
 ISAS = {
@@ -34,9 +34,12 @@ ISAS = {
         "base": ["-march=x86-64"],
         "v3": ["-march=x86-64-v3"],
         "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+        "amx": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mamx-tile", "-mamx-bf16"],
     },
     "aarch64": {"base": ["-march=armv8-a"]},
 }
+#: Instruction sets that add kernels of their own to those of another.
+EXTENDING = ("amx",)
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -69,6 +72,12 @@ def machine_isas() -> dict[str, list[str]]:
     return isas
 
 
+def families(isa: str) -> list[str]:
+    """The kernel sources compiled for one instruction set."""
+    owner = {stem: next((e for e in EXTENDING if stem.startswith(f"{e}_")), "") for stem in SOURCES}
+    return [s for s in SOURCES if owner[s] == (isa if isa in EXTENDING else "")]
+
+
 def copy_if_changed(src: pathlib.Path, dst: pathlib.Path) -> None:
     """Copy unless the same text is there already, so that make-style time stamps stay useful."""
     dst.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +93,7 @@ def extensions() -> list[Extension]:
     common = {"include_dirs": [KERNELS], "depends": depends}
     result = []
     for isa, flags in machine_isas().items():
-        for family in FAMILIES:
+        for family in families(isa):
             source = GENERATED / KERNELS / isa / f"{family}.pyx"
             copy_if_changed(ROOT / KERNELS / f"{family}.pyx", ROOT / source)
             name = f"fastconv.kernels.{isa}.{family}"

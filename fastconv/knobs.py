@@ -38,7 +38,7 @@ class Knob:
 ISA = Knob(
     "FASTCONV_ISA",
     "use the kernels built for this instruction set instead of the best the CPU has",
-    choices=("base", "v3", "v4"),
+    choices=("base", "v3", "v4", "amx"),
 )
 THREADS = Knob(
     "FASTCONV_THREADS",

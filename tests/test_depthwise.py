@@ -159,7 +159,7 @@ def test_the_lowering_and_the_kernel_agree_on_their_limits(isa):
 def test_blocks_never_pass_the_kernel_s_limits(channels, threads):
     for vw in (4, 8, 16):
         for size in (1, 7, 300):
-            rows, width, strips = depthwise.blocks(1, size, size, channels, 3, 3, 1, vw, threads)
+            rows, width, strips = depthwise.blocks(1, size, size, channels, 3, 3, 1, 1, vw, threads)
             assert 1 <= rows <= size
             assert 1 <= strips <= depthwise.MAX_TILES
             assert width % vw == 0

@@ -33,7 +33,10 @@ FAMILIES = (
 )
 
 #: Instruction sets from lowest to highest.
-ISAS = ("base", "v3", "v4")
+ISAS = ("base", "v3", "v4", "amx")
+
+#: Instruction sets that add families of their own to those of a lower one: (that one, the families).
+EXTENDS = {"amx": ("v4", ("amx_conv",))}
 
 
 class Kernel(NamedTuple):
@@ -47,7 +50,13 @@ class Kernel(NamedTuple):
 @cache
 def built_isas() -> tuple[str, ...]:
     """The instruction sets that this installation holds kernels for, lowest first."""
-    return tuple(i for i in ISAS if importlib.util.find_spec(f"{__name__}.{i}.{FAMILIES[0]}"))
+
+    def built(isa: str) -> bool:
+        lower, own = EXTENDS.get(isa, ("", FAMILIES))
+        found = importlib.util.find_spec(f"{__name__}.{isa}.{own[0]}") is not None
+        return found and (not lower or built(lower))
+
+    return tuple(i for i in ISAS if built(i))
 
 
 @cache
@@ -85,8 +94,9 @@ def chosen_isa() -> str:
 def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
     isa = isa or chosen_isa()
-    result: dict[str, Kernel] = {}
-    for family in FAMILIES:
+    lower, families = EXTENDS.get(isa, ("", FAMILIES))
+    result = dict(table(lower)) if lower else {}
+    for family in families:
         module = importlib.import_module(f"{__name__}.{isa}.{family}")
         for name, (address, pack) in module.KERNELS.items():
             result[name] = Kernel(name, address, pack)
@@ -97,6 +107,7 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
 def constants(isa: str | None = None) -> Mapping[str, int]:
     """Compile-time sizes of one build: ``VW`` (float lanes) and ``MR`` (rows of the GEMM tile)."""
     isa = isa or chosen_isa()
+    isa = EXTENDS.get(isa, (isa,))[0]
     return importlib.import_module(f"{__name__}.{isa}.conv").CONSTANTS
 
 

@@ -20,8 +20,26 @@ cdef extern from *:
             && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")
             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     }
+    /* AMX needs the CPU, an operating system that saves tiles, and on Linux the process's request
+     * for them, which makes room on its signal stacks. */
+    #if defined(__linux__)
+    #include <cpuid.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int fastconv_has_amx(void) {
+        unsigned a, b, c, d, lo, hi;
+        if (!fastconv_has_v4() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+        if (!(d & 1u << 24) || !(d & 1u << 22)) return 0; /* AMX-TILE, AMX-BF16 */
+        __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+        if ((lo & 0x60000u) != 0x60000u) return 0;
+        return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+    }
+    #else
+    static int fastconv_has_amx(void) { return 0; }
+    #endif
     #else
     static int fastconv_has_v3(void) { return 0; }
+    static int fastconv_has_amx(void) { return 0; }
     static int fastconv_has_v4(void) { return 0; }
     #endif
     #ifdef _OPENMP
@@ -32,16 +50,22 @@ cdef extern from *:
     """
     bint fastconv_has_v3()
     bint fastconv_has_v4()
+    bint fastconv_has_amx()
     bint fastconv_openmp
 
 
 def cpu_isas():
-    """The instruction sets this CPU can run, lowest first: ``("base", "v3", "v4")`` at most."""
+    """The instruction sets this CPU can run, lowest first: ``("base", "v3", "v4", "amx")`` at most.
+
+    Asks the operating system for AMX tiles, where the CPU has them.
+    """
     isas = ["base"]
     if fastconv_has_v3():
         isas.append("v3")
     if fastconv_has_v4():
         isas.append("v4")
+    if fastconv_has_amx():
+        isas.append("amx")
     return tuple(isas)
 
 

@@ -3,8 +3,8 @@
 A strip of up to 8 neighbouring output pixels of one vector of channels is held in registers. For
 3, 5 and 7 taps per row (undilated) each input vector is loaded once per kernel row and added to
 every output of the strip that it reaches; other shapes load it once per tap. Columns outside the
-input are skipped by a bit mask per strip, rows outside it by a clamped range, so there is no padded
-copy. Strips go down the image, so the rows they share stay in the first-level cache,
+input are skipped by a bit mask per strip (strips without any take code that does not look), rows
+outside it by a clamped range, so there is no padded copy. Strips go down the image, so the rows they share stay in the first-level cache,
 and each asks for the rows that the next one adds.
 
 Each output element is summed in the order (kernel row, kernel column), whatever its strip is.
@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.vmath cimport ACT_CLIP, ACT_HARD_SWISH, ACT_SILU, activate, v_act
 
 
 cdef extern from *:
@@ -60,6 +60,8 @@ cdef struct Strip:
     Py_ssize_t c, c_end         # channels
     Py_ssize_t kw, x_tap, x_step
     Py_ssize_t ahead            # input rows that the next strip down adds
+    int act                     # what follows the clip, on registers
+    float alpha, beta
     const int32_t* mask         # valid columns (one entry), or valid pixels per kernel column
     int pixels
     float lo, hi
@@ -89,8 +91,9 @@ cdef inline void column(
 cdef inline void finish(
     const int P, const bint tail, vf* acc, const Strip* s, Py_ssize_t c, int n
 ) noexcept nogil:
-    """Residual, clip and store of a strip's accumulators."""
+    """Residual, clip, activation and store of a strip's accumulators."""
     cdef vf lo = v_set(s.lo), hi = v_set(s.hi)
+    cdef vf t[STRIP]    # so that the accumulators themselves stay in registers
     cdef int i
     cdef const float* r = s.res + c
     cdef float* y = s.y + c
@@ -99,16 +102,33 @@ cdef inline void finish(
             acc[i] = v_add(acc[i], v_load_n(r + i * s.r_w, n) if tail else v_load(r + i * s.r_w))
     for i in range(P):
         acc[i] = v_min(hi, v_max(lo, acc[i]))
+    if s.act == ACT_HARD_SWISH:
+        for i in range(P):
+            acc[i] = v_act(ACT_HARD_SWISH, acc[i], lo, lo)
+    elif VW == 16 and s.act == ACT_SILU:
+        # In line only where there are registers for its constants as well.
+        for i in range(P):
+            acc[i] = v_act(ACT_SILU, acc[i], v_set(s.alpha), lo)
+    elif s.act > ACT_CLIP:
+        for i in range(P):
+            t[i] = acc[i]
+        activate(s.act, s.alpha, s.beta, <float*>t, P * VW)
+        for i in range(P):
+            acc[i] = t[i]
+    for i in range(P):
         if tail:
             v_store_n(y + i * s.y_w, acc[i], n)
         else:
             v_store(y + i * s.y_w, acc[i])
 
 
-cdef inline void strip_body(const int P, const int K, const int S, const Strip* s) noexcept nogil:
+cdef inline void strip_body(
+    const int P, const int K, const int S, const bint full, const Strip* s
+) noexcept nogil:
     """``P`` output pixels, ``K`` undilated columns with stride ``S``, all channels of the block.
 
-    Needs at least one vector of channels: the last one overlaps the one before.
+    Needs at least one vector of channels: the last one overlaps the one before. ``full`` says that
+    every column is valid.
     """
     cdef vf acc[STRIP]
     cdef vf w[7]
@@ -142,25 +162,25 @@ cdef inline void strip_body(const int P, const int K, const int S, const Strip* 
             if K > 5:
                 w[5] = v_load(wr + 5 * tap)
                 w[6] = v_load(wr + 6 * tap)
-            if m & 1: column(0, P, K, S, acc, x, w)
-            if m & 2: column(1, P, K, S, acc, x + xw, w)
-            if m & 4: column(2, P, K, S, acc, x + 2 * xw, w)
-            if (P - 1) * S + K > 3 and m & 8: column(3, P, K, S, acc, x + 3 * xw, w)
-            if (P - 1) * S + K > 4 and m & 16: column(4, P, K, S, acc, x + 4 * xw, w)
-            if (P - 1) * S + K > 5 and m & 32: column(5, P, K, S, acc, x + 5 * xw, w)
-            if (P - 1) * S + K > 6 and m & 64: column(6, P, K, S, acc, x + 6 * xw, w)
-            if (P - 1) * S + K > 7 and m & 128: column(7, P, K, S, acc, x + 7 * xw, w)
-            if (P - 1) * S + K > 8 and m & 256: column(8, P, K, S, acc, x + 8 * xw, w)
-            if (P - 1) * S + K > 9 and m & 512: column(9, P, K, S, acc, x + 9 * xw, w)
-            if (P - 1) * S + K > 10 and m & 1024: column(10, P, K, S, acc, x + 10 * xw, w)
-            if (P - 1) * S + K > 11 and m & 2048: column(11, P, K, S, acc, x + 11 * xw, w)
-            if (P - 1) * S + K > 12 and m & 4096: column(12, P, K, S, acc, x + 12 * xw, w)
-            if (P - 1) * S + K > 13 and m & 8192: column(13, P, K, S, acc, x + 13 * xw, w)
-            if (P - 1) * S + K > 14 and m & 16384: column(14, P, K, S, acc, x + 14 * xw, w)
-            if (P - 1) * S + K > 15 and m & 32768: column(15, P, K, S, acc, x + 15 * xw, w)
-            if (P - 1) * S + K > 16 and m & 65536: column(16, P, K, S, acc, x + 16 * xw, w)
-            if (P - 1) * S + K > 17 and m & 131072: column(17, P, K, S, acc, x + 17 * xw, w)
-            if (P - 1) * S + K > 18 and m & 262144: column(18, P, K, S, acc, x + 18 * xw, w)
+            if full or m & 1: column(0, P, K, S, acc, x, w)
+            if full or m & 2: column(1, P, K, S, acc, x + xw, w)
+            if full or m & 4: column(2, P, K, S, acc, x + 2 * xw, w)
+            if (P - 1) * S + K > 3 and (full or m & 8): column(3, P, K, S, acc, x + 3 * xw, w)
+            if (P - 1) * S + K > 4 and (full or m & 16): column(4, P, K, S, acc, x + 4 * xw, w)
+            if (P - 1) * S + K > 5 and (full or m & 32): column(5, P, K, S, acc, x + 5 * xw, w)
+            if (P - 1) * S + K > 6 and (full or m & 64): column(6, P, K, S, acc, x + 6 * xw, w)
+            if (P - 1) * S + K > 7 and (full or m & 128): column(7, P, K, S, acc, x + 7 * xw, w)
+            if (P - 1) * S + K > 8 and (full or m & 256): column(8, P, K, S, acc, x + 8 * xw, w)
+            if (P - 1) * S + K > 9 and (full or m & 512): column(9, P, K, S, acc, x + 9 * xw, w)
+            if (P - 1) * S + K > 10 and (full or m & 1024): column(10, P, K, S, acc, x + 10 * xw, w)
+            if (P - 1) * S + K > 11 and (full or m & 2048): column(11, P, K, S, acc, x + 11 * xw, w)
+            if (P - 1) * S + K > 12 and (full or m & 4096): column(12, P, K, S, acc, x + 12 * xw, w)
+            if (P - 1) * S + K > 13 and (full or m & 8192): column(13, P, K, S, acc, x + 13 * xw, w)
+            if (P - 1) * S + K > 14 and (full or m & 16384): column(14, P, K, S, acc, x + 14 * xw, w)
+            if (P - 1) * S + K > 15 and (full or m & 32768): column(15, P, K, S, acc, x + 15 * xw, w)
+            if (P - 1) * S + K > 16 and (full or m & 65536): column(16, P, K, S, acc, x + 16 * xw, w)
+            if (P - 1) * S + K > 17 and (full or m & 131072): column(17, P, K, S, acc, x + 17 * xw, w)
+            if (P - 1) * S + K > 18 and (full or m & 262144): column(18, P, K, S, acc, x + 18 * xw, w)
             x += s.x_row
             wr += s.w_row
         finish(P, False, acc, s, c, VW)
@@ -169,12 +189,19 @@ cdef inline void strip_body(const int P, const int K, const int S, const Strip* 
         c = min(c + VW, s.c_end - VW)
 
 
+cdef inline void strip_of(const int P, const int K, const int S, const Strip* s) noexcept nogil:
+    if s.mask[0] == (1 << ((P - 1) * S + K)) - 1:
+        strip_body(P, K, S, True, s)
+    else:
+        strip_body(P, K, S, False, s)
+
+
 cdef inline void strip(const int K, const int S, const Strip* s) noexcept nogil:
-    if s.pixels == 8: strip_body(8, K, S, s)
-    elif s.pixels == 7: strip_body(7, K, S, s)
-    elif s.pixels == 6: strip_body(6, K, S, s)
-    elif s.pixels == 5: strip_body(5, K, S, s)
-    else: strip_body(4, K, S, s)
+    if s.pixels == 8: strip_of(8, K, S, s)
+    elif s.pixels == 7: strip_of(7, K, S, s)
+    elif s.pixels == 6: strip_of(6, K, S, s)
+    elif s.pixels == 5: strip_of(5, K, S, s)
+    else: strip_of(4, K, S, s)
 
 
 cdef void strip_3_1(const Strip* s) noexcept nogil:
@@ -197,8 +224,8 @@ cdef void strip_7_1(const Strip* s) noexcept nogil:
     strip(7, 1, s)
 
 
-cdef inline void any_body(const bint tail, const Strip* s) noexcept nogil:
-    """Any kernel width, stride and dilation; 1 to ``STRIP`` pixels, by the masks' low bits."""
+cdef inline void any_body(const int P, const bint tail, const Strip* s) noexcept nogil:
+    """``P`` output pixels; any kernel width, stride and dilation."""
     cdef vf acc[STRIP]
     cdef vf b, w
     cdef Py_ssize_t c = s.c, r, k, step = s.x_step
@@ -214,7 +241,7 @@ cdef inline void any_body(const bint tail, const Strip* s) noexcept nogil:
         b = v_zero()
         if s.bias != NULL:
             b = v_load(s.bias + c)
-        for i in range(STRIP):
+        for i in range(P):
             acc[i] = b
         x = s.x + c
         wk = s.w + c
@@ -223,50 +250,41 @@ cdef inline void any_body(const bint tail, const Strip* s) noexcept nogil:
             for k in range(s.kw):
                 m = s.mask[k]
                 w = v_load(wk)
-                for i in range(STRIP):
-                    if m & (1 << i):
-                        if tail:
-                            acc[i] = v_fma(v_load_n(xk + i * step, n), w, acc[i])
-                        else:
-                            acc[i] = v_fma(v_load(xk + i * step), w, acc[i])
+                if not tail and m == (1 << P) - 1:
+                    for i in range(P):
+                        acc[i] = v_fma(v_load(xk + i * step), w, acc[i])
+                elif m != 0:
+                    for i in range(P):
+                        if m & (1 << i):
+                            if tail:
+                                acc[i] = v_fma(v_load_n(xk + i * step, n), w, acc[i])
+                            else:
+                                acc[i] = v_fma(v_load(xk + i * step), w, acc[i])
                 xk += s.x_tap
                 wk += s.tap
             x += s.x_row
             wk += s.w_row - s.kw * s.tap
-        if s.pixels == STRIP:
-            finish(STRIP, tail, acc, s, c, n)
-        else:
-            store_some(tail, acc, s, c, n)
+        finish(P, tail, acc, s, c, n)
         c += VW
 
 
-cdef inline void store_some(
-    const bint tail, vf* acc, const Strip* s, Py_ssize_t c, int n
-) noexcept nogil:
-    """As ``finish``, for the first ``s.pixels`` accumulators."""
-    cdef vf lo = v_set(s.lo), hi = v_set(s.hi), v
-    cdef int i
-    for i in range(STRIP):
-        if i < s.pixels:
-            v = acc[i]
-            if s.res != NULL:
-                if tail:
-                    v = v_add(v, v_load_n(s.res + c + i * s.r_w, n))
-                else:
-                    v = v_add(v, v_load(s.res + c + i * s.r_w))
-            v = v_min(hi, v_max(lo, v))
-            if tail:
-                v_store_n(s.y + c + i * s.y_w, v, n)
-            else:
-                v_store(s.y + c + i * s.y_w, v)
+cdef inline void any_pixels(const bint tail, const Strip* s) noexcept nogil:
+    if s.pixels == 8: any_body(8, tail, s)
+    elif s.pixels == 7: any_body(7, tail, s)
+    elif s.pixels == 6: any_body(6, tail, s)
+    elif s.pixels == 5: any_body(5, tail, s)
+    elif s.pixels == 4: any_body(4, tail, s)
+    elif s.pixels == 3: any_body(3, tail, s)
+    elif s.pixels == 2: any_body(2, tail, s)
+    else: any_body(1, tail, s)
 
 
 cdef void strip_any(const Strip* s) noexcept nogil:
-    any_body(False, s)
+    any_pixels(False, s)
 
 
 cdef void strip_any_narrow(const Strip* s) noexcept nogil:
-    any_body(True, s)
+    any_pixels(True, s)
 
 
 ctypedef void (*strip_fn)(const Strip*) noexcept nogil
@@ -285,7 +303,7 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t tiles = (p.ow + STRIP - 1) // STRIP
     cdef int64_t units = p.n * row_blocks * channel_blocks
     cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
-    cdef int64_t n, cb, oh, oh_begin, oh_end, t, t_begin, t_end, ih, iw, kh, kh_end, ow, k, i
+    cdef int64_t n, cb, oh, oh_begin, oh_end, t, t_begin, t_end, ih, iw, kh, kh_end, ow, k
     cdef bint special = False
     cdef int32_t mask[MAX_TILES][MAX_KW]
     cdef Strip s
@@ -314,6 +332,9 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.ahead = min(p.stride_h, p.kh) if p.dilation_h == 1 else 0
     s.lo = p.lo
     s.hi = p.hi
+    s.act = p.act
+    s.alpha = p.alpha
+    s.beta = p.beta
     while unit < end:
         cb = unit % channel_blocks
         oh_begin = unit // channel_blocks % row_blocks * p.block_rows
@@ -354,9 +375,6 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
                     if residual != NULL:
                         s.res = residual + n * p.r_n + oh * p.r_h + ow * p.r_w
                     run(&s)
-                    if p.act > ACT_CLIP:
-                        for i in range(s.pixels):
-                            activate(p.act, p.alpha, p.beta, s.y + i * p.y_w + s.c, s.c_end - s.c)
             t_begin = t_end
 
 

@@ -3,8 +3,8 @@
 Windows are clamped to the input, so padding cells are never read: they do not win a maximum and add
 nothing to a sum. A window without any cell gives −inf (maximum) or 0. NaN wins every maximum.
 
-Where windows overlap, each input column of a strip of outputs is reduced once, and the outputs then
-reduce columns. Each output element is computed in one fixed order, whatever its block is: a window
+Where windows overlap, each input column is reduced once, and the outputs then reduce columns: for
+three columns in registers that slide along the row, for others in a strip of outputs. Each output element is computed in one fixed order, whatever its block is: a window
 row by row with one sum per row, or column by column; a global pool in chunks of ``CHUNK`` pixels of
 four interleaved sums each.
 """
@@ -302,6 +302,103 @@ cdef inline void strip(
         ow += 1
 
 
+cdef inline void slide_column(
+    const int kind, const int nv, const bint tail, const PoolParams* p, const float* x,
+    const Span* d, const Span* h, vf* out, int n,
+) noexcept nogil:
+    """One input column over the window's rows into registers."""
+    cdef vf v
+    cdef int64_t a, b, step = p.dilation_h * p.x_h
+    cdef const float* xh
+    cdef int i
+    if h.last - h.first == 3 and d.last - d.first == 1:
+        for i in range(nv):
+            v = v_load_n(x, n) if tail else v_load(x + i * VW)
+            v = join(kind, v, v_load_n(x + step, n) if tail else v_load(x + step + i * VW))
+            out[i] = join(
+                kind, v, v_load_n(x + 2 * step, n) if tail else v_load(x + 2 * step + i * VW))
+        return
+    for i in range(nv):
+        out[i] = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    for a in range(d.first, d.last):
+        xh = x
+        for b in range(h.first, h.last):
+            for i in range(nv):
+                out[i] = join(kind, out[i], v_load_n(xh, n) if tail else v_load(xh + i * VW))
+            xh += step
+        x += p.dilation_d * p.x_d
+
+
+cdef inline void slide(
+    const int kind, const int stride, const int nv, const bint tail, const PoolParams* p,
+    const float* x, const Span* d, const Span* h, float* y, int n,
+) noexcept nogil:
+    """A row of outputs from windows of 3 adjacent columns, ``stride`` (1 or 2) apart.
+
+    Maximum or average of ``nv`` vectors of channels, or of ``n`` channels (``tail``).
+    """
+    cdef vf c0[4]
+    cdef vf c1[4]
+    cdef vf c2[4]
+    cdef vf v, start = v_set(-INFINITY) if kind == POOL_MAX else v_zero()
+    cdef int64_t iw = -p.pad_w, ow, xw = p.x_w, pw = p.w
+    cdef float area = <float>max(1, d.count * h.count), full = 3 * area, count
+    cdef int i
+    cdef Span w
+    for i in range(nv):
+        c0[i] = c1[i] = start
+    x += d.at * p.x_d + h.at * p.x_h
+    if 0 <= iw < pw:
+        slide_column(kind, nv, tail, p, x + iw * xw, d, h, c0, n)
+    if stride == 1 and 0 <= iw + 1 < pw:
+        slide_column(kind, nv, tail, p, x + (iw + 1) * xw, d, h, c1, n)
+    for ow in range(p.ow):
+        # Columns iw .. iw + 2, of which the first (or two) are there already.
+        if stride == 2:
+            if 0 <= iw + 1 < pw:
+                slide_column(kind, nv, tail, p, x + (iw + 1) * xw, d, h, c1, n)
+            else:
+                for i in range(nv):
+                    c1[i] = start
+        if 0 <= iw + 2 < pw:
+            slide_column(kind, nv, tail, p, x + (iw + 2) * xw, d, h, c2, n)
+        else:
+            for i in range(nv):
+                c2[i] = start
+        count = full
+        if kind == POOL_AVERAGE and not 0 <= iw < pw - 2:
+            w = span(ow, pw, 3, stride, 1, p.pad_w, p.end_w, p.count_include_pad)
+            count = area * max(1, w.count)
+        for i in range(nv):
+            v = ended(kind, join(kind, join(kind, c0[i], c1[i]), c2[i]), count, 0)
+            if tail:
+                v_store_n(y, v, n)
+            else:
+                v_store(y + i * VW, v)
+            c0[i] = c1[i] if stride == 1 else c2[i]
+            c1[i] = c2[i]
+        iw += stride
+        y += p.y_w
+
+
+cdef inline void slide_row(
+    const int kind, const int stride, const PoolParams* p, const float* x, const Span* d,
+    const Span* h, float* y, int64_t c, int64_t c_end,
+) noexcept nogil:
+    """Channels ``c .. c_end - 1`` of a row of outputs."""
+    if c_end - c < VW:
+        slide(kind, stride, 1, True, p, x + c, d, h, y + c, <int>(c_end - c))
+        return
+    while c + 4 * VW <= c_end:
+        slide(kind, stride, 4, False, p, x + c, d, h, y + c, VW)
+        c += 4 * VW
+    while c < c_end:
+        # The last vector overlaps the one before.
+        c = min(c, c_end - VW)
+        slide(kind, stride, 1, False, p, x + c, d, h, y + c, VW)
+        c += VW
+
+
 cdef inline void pool_kind(
     const int kind, const PoolParams* p, const float* x, float* y, int thread, int threads
 ) noexcept nogil:
@@ -310,6 +407,7 @@ cdef inline void pool_kind(
     cdef int64_t units = rows * blocks
     cdef int64_t u = share(units, thread, threads), end = share(units, thread + 1, threads)
     cdef int64_t b, oh, od, n, ow, ow_end, c, c_begin, c_end, channels, step = 0
+    cdef bint sliding = kind <= POOL_AVERAGE and p.kw == 3 and p.dilation_w == 1
     cdef Span d, h, w
     cdef const float* xn
     cdef float* yr
@@ -328,6 +426,12 @@ cdef inline void pool_kind(
         h = span(oh, p.h, p.kh, p.stride_h, p.dilation_h, p.pad_h, p.end_h, p.count_include_pad)
         xn = x + n * p.x_n
         yr = y + n * p.y_n + od * p.y_d + oh * p.y_h
+        if sliding and p.stride_w == 1:
+            slide_row(kind, 1, p, xn, &d, &h, yr, c_begin, c_end)
+            continue
+        if sliding and p.stride_w == 2:
+            slide_row(kind, 2, p, xn, &d, &h, yr, c_begin, c_end)
+            continue
         ow = 0
         while ow < p.ow:
             if step > 0:

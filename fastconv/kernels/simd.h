@@ -80,12 +80,6 @@ V_INLINE vf v_to_float(vi a) { return __builtin_convertvector(a, vf); }
 V_INLINE vf v_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 V_INLINE vf v_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 V_INLINE vf v_sqrt(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
-V_INLINE vf v_load_n(const float *p, int n) {
-    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-}
-V_INLINE void v_store_n(float *p, vf a, int n) {
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a);
-}
 #elif VW == 8
 V_INLINE vf v_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 V_INLINE vf v_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
@@ -105,15 +99,35 @@ V_INLINE vf v_min(vf a, vf b) { return v_select(v_lt(a, b), a, b); }
 V_INLINE vf v_sqrt(vf a) { for (int i = 0; i < VW; i++) a[i] = sqrtf(a[i]); return a; }
 #endif
 
-#if VW != 16
 /* The first n lanes (0 <= n < VW); the others load as zero and are not stored. */
+#if VW == 16
 V_INLINE vf v_load_n(const float *p, int n) {
-    float t[VW] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load(t);
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 }
 V_INLINE void v_store_n(float *p, vf a, int n) {
-    for (int i = 0; i < n; i++) p[i] = a[i];
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a);
+}
+#elif VW == 8
+static const int32_t v_first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+V_INLINE __m256i v_mask_n(int n) {
+    return _mm256_loadu_si256((const __m256i *)(v_first_lanes + 8 - n));
+}
+V_INLINE vf v_load_n(const float *p, int n) { return (vf)_mm256_maskload_ps(p, v_mask_n(n)); }
+V_INLINE void v_store_n(float *p, vf a, int n) {
+    _mm256_maskstore_ps(p, v_mask_n(n), (__m256)a);
+}
+#else
+V_INLINE vf v_load_n(const float *p, int n) {
+    vf v = {0};
+    if (n > 0) v[0] = p[0];
+    if (n > 1) v[1] = p[1];
+    if (n > 2) v[2] = p[2];
+    return v;
+}
+V_INLINE void v_store_n(float *p, vf a, int n) {
+    if (n > 0) p[0] = a[0];
+    if (n > 1) p[1] = a[1];
+    if (n > 2) p[2] = a[2];
 }
 #endif
 
@@ -125,6 +139,19 @@ V_INLINE vf v_recip(vf a) {
 }
 #else
 V_INLINE vf v_recip(vf a) { return (1.0f - (vf){0}) / a; }
+#endif
+
+/* y * 2**n from t = n + 1.5 * 2**23, n an integer in -160..140; right also where 2**n is out of
+ * range. */
+#if VW == 16
+V_INLINE vf v_scale(vf y, vf t) {
+    return (vf)_mm512_scalef_ps((__m512)y, (__m512)(t - 12582912.0f));
+}
+#else
+V_INLINE vf v_scale(vf y, vf t) {
+    vi n = (vi)t - 0x4B400000, half = n >> 1;
+    return y * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+}
 #endif
 
 /* The compiler may not move loads or stores across this (keeps an epilogue's constants out of the

@@ -41,6 +41,7 @@ cdef extern from "simd.h" nogil:
     vi v_to_int(vf a)
     vf v_to_float(vi a)
     vf v_recip(vf a)
+    vf v_scale(vf y, vf t)
     void v_fence()
     float v_hsum(vf a)
     float v_hmax(vf a)

@@ -16,7 +16,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import depthwise, winograd
+from . import amx, depthwise, winograd
 
 INF = float("inf")
 
@@ -99,15 +99,35 @@ def conv(low: Lowering, node: Node) -> Any:
     if len(xs) > 5 or not low.all_float32(xn, wn, bn, rn) or 0 in (*xs, *ws):
         return False
     win = op.window(xs, ws)
+    group, filters, channels = op.group, ws[0] // op.group, ws[1]
+    fixed = weight is not None and (not bn or low.const(bn) is not None)
+    if fixed and not depthwise.suits(win, channels, filters, group):
+        shape = amx.shape_of(xs, win.output, ws[0], group, win)
+        assert weight is not None
+        _, macs = winograd.choose(low, xs, win.output, ws[0], win, group)
+        if shape is not None and amx.choose(low, shape, weight, macs):
+            return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
+    if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
+        shape = amx.shape_of(xs, win.output, ws[0], group, win)
+        assert shape is not None and weight is not None
+        flat = amx.unrolled(shape)
+        if amx.choose(low, flat, weight, prod(win.output) * xs[0] * prod(ws)):
+            x = stage(low, xn, win)
+            y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+            r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+            xn_, _, xh, xw = pixel_strides(x)
+            runs = amx.Runs(
+                shape.kernel[0], shape.kernel[1] * shape.channels, xh * shape.dilations[0],
+                xn_, xh * shape.strides[0], xw * shape.strides[1],
+            )  # fmt: skip
+            return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    group, filters, channels = op.group, ws[0] // op.group, ws[1]
-    fixed = weight is not None and (not bn or low.const(bn) is not None)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    m = winograd.choose(low, xs, y.shape[2:], ws[0], win, group) if fixed and not few else 0
+    m = winograd.choose(low, xs, win.output, ws[0], win, group)[0] if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
         return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
@@ -140,6 +160,17 @@ def conv(low: Lowering, node: Node) -> Any:
         dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, act=op.activation,
     )  # fmt: skip
+
+
+def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
+    """One convolution on tile-matrix hardware."""
+    op = node.op
+    assert isinstance(op, Conv)
+    xn, wn, bn, rn = (*node.inputs, "", "")[:4]
+    x = low.place(xn, CHANNELS_LAST, dense=False)
+    r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+    amx.lower(low, x, wn, bn, r, y, shape, op.activation)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:

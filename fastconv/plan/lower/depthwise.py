@@ -84,7 +84,7 @@ def lower(
     macs = y.size * kh * kw
     threads = low.threads_for(macs)
     block_rows, block_channels, block_tiles = blocks(
-        n, oh, ow, channels, kh, (kw - 1) * dilation_w + 1, stride_w, vw, threads
+        n, oh, ow, channels, kh, (kw - 1) * dilation_w + 1, stride_w, dilation_h, vw, threads
     )
     params = dict(
         n=n, h=h, w=w, x_n=xn, x_h=xh, x_w=xw, oh=oh, ow=ow, y_n=yn, y_h=yh, y_w=yw,
@@ -104,6 +104,7 @@ def blocks(
     kh: int,
     extent: int,
     stride: int,
+    dilation: int,
     vw: int,
     threads: int,
 ) -> tuple[int, int, int]:
@@ -115,6 +116,7 @@ def blocks(
         kh: kernel rows.
         extent: input columns that one output pixel spans.
         stride: input columns from one output pixel to the next.
+        dilation: rows from one kernel row to the next.
         vw: vector lanes.
         threads: threads that share the work.
     """
@@ -134,6 +136,9 @@ def blocks(
     strips = 1
     while strips < min(tiles, MAX_TILES) and rows_bytes(strips + 1, width) <= CACHE_BYTES:
         strips += 1
+    if dilation > 1:
+        # Rows share little with the next one down: whole rows, which lie in one piece.
+        width, strips = max(vw, channels // vw * vw), MAX_TILES
     strips = ceil(tiles / ceil(tiles / strips))
     rows = oh
     if threads > 1:

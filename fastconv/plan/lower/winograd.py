@@ -6,7 +6,7 @@ fetching the weights, which F(4×4) has four times as many of.
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
@@ -44,8 +44,10 @@ G = {
 
 def choose(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
-) -> int:
-    """The output tile side, 4 or 2, or 0 where the direct convolution is cheaper."""
+) -> tuple[int, float]:
+    """The output tile side, 4 or 2, or 0 where the direct convolution is cheaper; and the cost."""
+    n, c = x[:2]
+    direct = prod(out) * n * c // group * filters * prod(win.kernel_shape)
     if (
         low.strict
         or group != 1
@@ -53,10 +55,9 @@ def choose(
         or win.strides != (1, 1)
         or win.dilations != (1, 1)
     ):
-        return 0
-    n, c = x[:2]
+        return 0, direct
     if c < 8 or filters < 8:
-        return 0
+        return 0, direct
     best, choice = (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters, 0
     for m in (4, 2):
         p = (m + 2) ** 2
@@ -66,7 +67,7 @@ def choose(
         cost += TRANSFORM * p * tiles * (c + filters)
         if p * c * filters * 4 <= MAX_WEIGHT_BYTES and cost < 0.95 * best:
             best, choice = cost, m
-    return choice
+    return choice, best
 
 
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:

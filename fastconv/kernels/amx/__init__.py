@@ -1,0 +1,1 @@
+"""Kernels built for one instruction set; chosen by `fastconv.kernels`."""

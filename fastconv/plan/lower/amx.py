@@ -1,0 +1,334 @@
+"""Convolutions and matrix products on tile-matrix hardware: geometry and packing for ``amx_conv``.
+
+Which convolutions go there is decided by counting processor cycles; see ``choose``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+import numpy as np
+
+from ...graph.activation import Activation
+from ...graph.window import Window
+from ...sizes import checked_size
+from ..lowering import Lowering, aligned_zeros
+from ..memory import Place
+
+#: Input channels of a block, output channels of a panel, and the most planes of a split copy.
+BLOCK, PANEL, MAX_PHASES = 32, 32, 16
+#: Inputs of a window that are gathered, at most.
+RUN_MAX = 512
+#: Pixels in tiles, and the most in vectors after them, at a time.
+TALL, MAX_ROWS = 32, 12
+#: A unit's split input, and its split weights, should stay in the second-level cache.
+SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
+#: From this many products in a sum on, two parts of a number are enough.
+DEEP = 1024
+
+# Processor cycles, measured between the times with and without a busy neighbour on the core: one
+# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
+# weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
+STEP = {3: 850.0, 2: 400.0}
+SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
+MAC = 1 / 27.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis of the split copy; see ``AmxParams``."""
+
+    phases: tuple[int, ...]
+    taps: tuple[tuple[int, int], ...]  # of each tap: index in phases, pixels from the first
+    first: int
+    halo: int
+
+
+def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
+    """Where the taps of one axis read, by input coordinate modulo ``stride``."""
+    at = [divmod(t * dilation - pad, stride) for t in range(kernel)]
+    phases = tuple(sorted({f for _, f in at}))
+    first = min(q for q, _ in at)
+    taps = tuple((phases.index(f), q - first) for q, f in at)
+    return Axis(phases, taps, first, max(q for q, _ in at) - first)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A two-dimensional convolution with its sizes, as the kernel sees it."""
+
+    n: int
+    h: int
+    w: int
+    channels: int
+    oh: int
+    ow: int
+    filters: int
+    group: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int]
+
+    @property
+    def blocks(self) -> int:
+        """Channel blocks of the input."""
+        return ceil(self.channels / BLOCK)
+
+    def panel_blocks(self) -> tuple[list[int], int]:
+        """Each panel's first channel block, and how many blocks a panel reads."""
+        panels = ceil(self.filters / PANEL)
+        if self.group == 1:
+            return [0] * panels, self.blocks
+        fg, cg = self.filters // self.group, self.channels // self.group
+        first, last = [], []
+        for j in range(panels):
+            g0, g1 = j * PANEL // fg, (min((j + 1) * PANEL, self.filters) - 1) // fg
+            first.append(g0 * cg // BLOCK)
+            last.append(((g1 + 1) * cg - 1) // BLOCK)
+        count = max(b - a for a, b in zip(first, last, strict=True)) + 1
+        return [min(a, self.blocks - count) for a in first], count
+
+    def steps(self) -> int:
+        """(Block, tap) steps of a panel."""
+        return self.panel_blocks()[1] * prod(self.kernel)
+
+    @property
+    def parts(self) -> int:
+        """Parts of a number."""
+        return 2 if self.channels // self.group * prod(self.kernel) >= DEEP else 3
+
+    def cycles(self) -> float:
+        """An estimate of the processor cycles that it takes."""
+        steps, panels = self.steps(), ceil(self.filters / 16) / 2
+        rows = self.n * self.oh * self.ow
+        border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
+        image = self.oh * self.ow * border
+        period = TALL + (12 if self.parts == 3 else 6)
+        groups = self.n * max(image / period, ceil(image / period) - 0.6)
+        pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
+        return (
+            groups * panels * steps * STEP[self.parts]
+            + pixels * self.blocks * SPLIT_PIXEL
+            + panels * steps * BLOCK * SPLIT_WEIGHTS
+            + rows * panels * STORE
+        )
+
+
+def shape_of(
+    x: tuple[int, ...], out: tuple[int, ...], filters: int, group: int, win: Window
+) -> Shape | None:
+    """The convolution as one of two dimensions, or None where it has more."""
+    if len(x) not in (3, 4) or len(out) != len(x) - 2:
+        return None
+    rank = len(win.kernel_shape)
+
+    def two(values: tuple[int, ...], fill: int) -> tuple[int, int]:
+        values = (fill,) * (2 - rank) + tuple(values[:rank])
+        return int(values[0]), int(values[1])
+
+    h, w = two(x[2:], 1)
+    oh, ow = two(tuple(out), 1)
+    return Shape(
+        x[0], h, w, x[1], oh, ow, filters, group, two(win.kernel_shape, 1),
+        two(win.strides, 1), two(win.dilations, 1), two(win.pads, 0),
+    )  # fmt: skip
+
+
+def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
+    """Whether the tile-matrix kernel is there, may be used, and takes less than ``macs`` on vectors."""
+    if shape is None or low.strict or low.isa != "amx":
+        return False
+    if shape.channels // shape.group < 4:
+        return False
+    ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
+    aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
+    if len(ah.phases) * len(aw.phases) > MAX_PHASES:
+        return False
+    return shape.cycles() < macs * MAC and bool(np.isfinite(weight).all())
+
+
+def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
+    """``[filters][channels per group][kh][kw]`` → ``[panel][step][BLOCK][PANEL]``."""
+    kh, kw = shape.kernel
+    taps = kh * kw
+    panels = ceil(shape.filters / PANEL)
+    first, count = shape.panel_blocks()
+    out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
+    fg, cg = shape.filters // shape.group, shape.channels // shape.group
+    w = w.reshape(shape.filters, cg, taps)
+    for j in range(panels):
+        f0, f1 = j * PANEL, min((j + 1) * PANEL, shape.filters)
+        dense = out[j].transpose(0, 2, 1, 3)  # [block][channel][tap][filter]
+        for g in range(f0 // fg, (f1 - 1) // fg + 1):
+            a, b = max(f0, g * fg), min(f1, (g + 1) * fg)
+            c0 = g * cg - first[j] * BLOCK
+            for k in range(c0 // BLOCK, (c0 + cg - 1) // BLOCK + 1):
+                lo, hi = max(c0, k * BLOCK), min(c0 + cg, (k + 1) * BLOCK)
+                dense[k, lo - k * BLOCK : hi - k * BLOCK, :, a - f0 : b - f0] = w[
+                    a:b, lo - c0 : hi - c0
+                ].transpose(1, 2, 0)
+    return out.reshape(panels, count * taps, BLOCK, PANEL)
+
+
+def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
+    """``[panel][PANEL]`` with zeros beyond the last filter."""
+    out = aligned_zeros((ceil(filters / PANEL) * PANEL,))
+    if bias is not None:
+        out[:filters] = bias
+    return out
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
+
+    rows: int
+    length: int
+    step: int
+    x_n: int
+    x_h: int
+    x_w: int
+
+
+def unrolled(shape: Shape) -> Shape:
+    """A convolution of few channels as one of 1×1 whose channels are all inputs of a window."""
+    k = prod(shape.kernel) * shape.channels
+    return Shape(
+        shape.n, shape.oh, shape.ow, k, shape.oh, shape.ow, shape.filters, 1,
+        (1, 1), (1, 1), (1, 1), (0, 0),
+    )  # fmt: skip
+
+
+def pack_runs(w: np.ndarray) -> np.ndarray:
+    """``[filters][channels][kh][kw]`` → the weights of the ``unrolled`` convolution."""
+    return w.transpose(0, 2, 3, 1).reshape(len(w), -1, 1, 1)
+
+
+def flatten(s: Shape) -> Shape:
+    """A 1×1 convolution of small images as one of longer rows."""
+    if s.kernel != (1, 1) or s.strides != (1, 1) or s.pads != (0, 0) or (s.oh, s.ow) != (s.h, s.w):
+        return s
+    total = s.h * s.w
+    if s.w >= 16:
+        return s
+    w = total if total <= 1024 else max(d for d in range(1, 257) if total % d == 0)
+    return replace(s, h=total // w, w=w, oh=total // w, ow=w)
+
+
+def lower(
+    low: Lowering,
+    x: Place,
+    wn: str,
+    bn: str,
+    residual: Place | None,
+    y: Place,
+    shape: Shape,
+    act: Activation | None,
+    runs: Runs | None = None,
+    scale: Place | None = None,
+    shift: Place | None = None,
+    pre_lo: float = -float("inf"),
+) -> None:
+    """Append the step.
+
+    Args:
+        low: the plan in the making.
+        x: the input, channels-last.
+        wn, bn: names of the constant weights and bias ("" for none).
+        residual: added before the activation, channels-last, or None.
+        y: the output, channels-last.
+        shape: what ``choose`` agreed to.
+        act: the activation, or None.
+        runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
+        scale, shift: what the input is multiplied by, [image][channel], and then increased by,
+            [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
+    """
+    from .conv import epilogue
+
+    weight = low.known[wn]
+    bias = low.known[bn] if bn else None
+    wp = low.packed(
+        ("amx", wn, shape.group, shape.kernel),
+        lambda: pack(weight if runs is None else pack_runs(weight), shape),
+    )
+    bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
+    s = flatten(shape) if runs is None else shape
+    ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
+    aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
+    panels = ceil(s.filters / PANEL)
+    first, count = s.panel_blocks()
+    steps = s.steps()
+    threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
+    b_bytes = steps * 2 * s.parts * 1024
+    own = 4 * (TALL + MAX_ROWS) * PANEL
+    own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
+    phases = [(a, b) for a in ah.phases for b in aw.phases]
+    need = s.ow + aw.halo
+    data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
+    width = max(min(data, need), need - max(0, -aw.first), 1)
+    slack = max(0, need - width) + 32
+
+    def plane(rows: int) -> int:
+        return (rows + ah.halo) * width + slack
+
+    def bytes_of(rows: int) -> int:
+        return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
+
+    # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
+    rows = s.oh
+    while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
+        rows = ceil(rows / 2)
+    row_blocks = ceil(s.oh / rows)
+    if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
+        row_blocks = ceil(row_blocks / threads) * threads
+    rows = ceil(s.oh / min(row_blocks, s.oh))
+    block_n = 1
+    if rows == s.oh:
+        block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
+        if s.n >= threads:
+            block_n = min(block_n, ceil(s.n / threads))
+    units = ceil(s.n / block_n) * ceil(s.oh / rows)
+    if units < threads:
+        groups = max(groups, min(panels, ceil(threads / units)))
+    block_panels = ceil(panels / groups)
+    px = plane(rows)
+    offsets = [
+        64 * ((b * s.parts * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
+        for b in range(count)
+        for fh, qh in ah.taps
+        for fw, qw in aw.taps
+    ]
+    scratch = low.scratch(
+        checked_size(
+            (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
+        )
+    )
+    yp, rp = y.pixel, residual.pixel if residual is not None else 0
+    fill = [0] * (MAX_PHASES - len(phases))
+    params = dict(
+        n=s.n, h=s.h, w=s.w, channels=s.channels,
+        x_n=runs.x_n if runs else s.h * s.w * x.pixel,
+        x_h=runs.x_h if runs else s.w * x.pixel, x_w=runs.x_w if runs else x.pixel,
+        run_rows=runs.rows if runs else 0, run=runs.length if runs else 0,
+        run_h=runs.step if runs else 0,
+        oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
+        r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
+        stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
+        dilation_h=s.dilations[0], dilation_w=s.dilations[1], pad_h=s.pads[0], pad_w=s.pads[1],
+        phases=len(phases), phase_h=[a for a, _ in phases] + fill,
+        phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
+        halo_h=ah.halo, plane=px,
+        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
+        block_rows=rows, block_panels=block_panels,
+        pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
+    )  # fmt: skip
+    table = low.constant(np.array(offsets + first, np.int64))
+    taps = prod(s.kernel)
+    low.step(
+        "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
+        macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
+    )  # fmt: skip
+
