@@ -229,7 +229,9 @@ class _Facts:
     ) -> None:
         self.graph = graph
         self.types: dict[str, TensorType] = {n: t for n, t in found.items() if t.static}
-        self.types |= {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
+        self.types |= {
+            i.name: TensorType(graph.types[i.name].dtype, tuple(sizes[i.name])) for i in inputs
+        }
         self.known: dict[str, np.ndarray] = dict(graph.consts)
         resolve_types(graph, self.types, self.known, machine_memory())
         self.fields = receptive_fields(graph, self.shape, self.known)

@@ -336,6 +336,8 @@ class Model:
 
     def _checked_value(self, name: str, wanted: TensorType, value: Any) -> Any:
         """A fed sequence or optional value."""
+        if isinstance(value, Opaque):
+            return value  # it has been checked
         kind = self._kinds[name]
         element = TensorType(wanted.dtype, None)
         code = self._widened.get(name)

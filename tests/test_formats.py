@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
 from fastconv import InputError, UnsupportedError, formats
+from fastconv.cli import main
 
 CODES = sorted(formats.NAMES)
 NAMES = [formats.NAMES[c] for c in CODES]
@@ -157,3 +158,14 @@ def test_an_operator_of_the_reference_gets_the_types_of_the_file():
     model = fastconv.load(m.SerializeToString(), fallback="allow")
     x = np.float16([1, -2])
     assert model(x).tolist() == x.view(np.int16).tolist()
+
+
+def test_a_float16_model_is_inspected_and_verified(tmp_path, capsys):
+    m, _ = half_model(10, np.float16)
+    path = tmp_path / "half.onnx"
+    onnx.save(m, path)
+    assert main(["inspect", str(path), "--shape", "x=1,3,8,8"]) == 0
+    assert "conv" in capsys.readouterr().out.lower()
+    for other in ("onnxruntime", "reference"):
+        command = ["verify", str(path), "--shape", "x=1,3,8,8", "--tolerance", "0.01"]
+        assert main([*command, "--against", other]) == 0
