@@ -84,6 +84,15 @@ def test_an_if_that_asks_for_a_shape_is_decided_when_the_plan_is_made(rows):
     np.testing.assert_array_equal(m(x), expected)
 
 
+def test_the_branch_that_does_not_run_may_be_impossible():
+    text = BY_SHAPE.replace("Squeeze (x, zero)", "Reshape (x, c7)  ").replace(
+        "then_branch = one () => (float[k] a) {",
+        "then_branch = one () => (float[k] a) { c7 = Constant <value_ints = [7]> ()",
+    ).replace("float[n,c] x", "float[2,3] x")  # fmt: skip
+    m = load(text)
+    assert m(np.arange(6, dtype=np.float32).reshape(2, 3)) == 15
+
+
 def test_a_branch_may_give_a_captured_value_a_constant_or_one_value_twice():
     text = """
     g (float[2] x) => (float[2] p, float[1] q, float[2] r, float[2] s) {

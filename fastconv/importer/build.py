@@ -109,6 +109,8 @@ class Builder:
             if model.ir_version >= 3:
                 raise ModelError("the model names no opset for the ai.onnx domain (opset_import)")
             opsets[""] = 1  # older files have no such field
+        if opsets.get("", 1) < 1:
+            raise UnsupportedError(f"the model imports opset {opsets['']}; the first is 1")
         for v in g.inputs:
             if v.name in g.initializers and v.name not in fed:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from ..errors import OptionError
+from ..errors import FastconvError, OptionError
 from ..graph import UNKNOWN, Graph, TensorType
 from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
 from ..graph.ops.control import Control
@@ -76,10 +76,21 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
                 inner: graph.type_of(outer)
                 for inner, outer in zip(node.op.captured, node.inputs[node.op.own :], strict=True)
             }
-            node.op = node.op.with_bodies(
-                lambda body: optimize(_with_types(body, types), disable, check)
-            )
+            node.op = node.op.with_bodies(lambda body: _body(body, types, disable, check))
     return graph
+
+
+def _body(
+    body: Graph, types: Mapping[str, TensorType], disable: Collection[str], check: bool
+) -> Graph:
+    """A subgraph, optimised; as it stands where its shapes do not fit together.
+
+    It may be the branch of an If that never runs; if it runs, planning it says what is wrong.
+    """
+    try:
+        return optimize(_with_types(body, types), disable, check)
+    except FastconvError:
+        return body
 
 
 def _with_types(body: Graph, types: Mapping[str, TensorType]) -> Graph:
