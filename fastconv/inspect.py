@@ -148,6 +148,7 @@ class Description:
         layers: one per node of the graph that runs.
         totals: sums.
         notes: lines about sizes that nobody stated, and the like.
+        tuned: the file of tuned choices and how many of them are in use, or None.
     """
 
     inputs: dict[str, tuple[int, ...]]
@@ -156,6 +157,7 @@ class Description:
     layers: list[Layer]
     totals: Totals
     notes: list[str] = field(default_factory=list)
+    tuned: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as dictionaries, lists and plain values, for JSON."""
@@ -198,7 +200,10 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         runs=counts,
     )
     outputs = {o.name: facts.shape(o.name) or _static(types.get(o.name)) for o in model.outputs}
-    return Description(sizes, outputs, model.opset, layers, totals, notes)
+    tuned = None
+    if model.tuned is not None:
+        tuned = f"{model.tuned.path} ({len(model._engine.choices.used)} choices in use)"
+    return Description(sizes, outputs, model.opset, layers, totals, notes, tuned)
 
 
 def _run_once(
@@ -468,6 +473,8 @@ def footer(d: Description) -> list[str]:
         f"parameters {t.parameters:,}; multiply-accumulates {t.macs:,}; "
         f"activations {text.memory(t.arena_bytes)}",
     ]
+    if d.tuned is not None:
+        lines.append(f"tuned: {text.clean(d.tuned)}")
     for y in d.layers:
         if y.reason is not None:
             lines.append(f"{text.clean(y.name)} ({y.op}) runs as {y.runs}: {y.reason}")

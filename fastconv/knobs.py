@@ -50,6 +50,10 @@ PLANS = Knob(
     "how many plans (one per set of input shapes) a model keeps (default 8)",
     integer=True,
 )
+CACHE = Knob(
+    "FASTCONV_CACHE",
+    "folder where fastconv tune keeps its choices (default: fastconv in the user's cache folder)",
+)
 
 #: All knobs, in the order that ``fastconv info`` prints them.
-ALL = (ISA, THREADS, PLANS)
+ALL = (ISA, THREADS, PLANS, CACHE)

@@ -20,11 +20,14 @@ from .importer.foreign import Foreign
 from .importer.proto import open_model
 from .importer.tensors import numpy_dtype
 from .passes import optimize
+from .plan.choice import Choices
 from .runtime.engine import Engine, Opaque, Prepared
 from .threads import check_threads
+from .tuning import Tuned, find
 
 FALLBACKS = ("warn", "error", "allow")
 ACCURACIES = ("fast", "strict")
+WEIGHTS = ("float32", "float16")
 
 
 class FallbackWarning(UserWarning):
@@ -52,6 +55,8 @@ def load(
     fallback: str = "warn",
     *,
     accuracy: str = "fast",
+    weights: str = "float32",
+    tuned: bool = True,
     memory_limit: int | None = None,
     optimize: bool = True,
     disable: Iterable[str] = (),
@@ -66,6 +71,12 @@ def load(
             refuses the model.
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
             convolution's (Winograd); ``"strict"`` keeps to direct convolution.
+        weights: ``"float16"`` stores the weights of fully-connected layers (Gemm, MatMul, and 1×1
+            convolution of single pixels) in half precision, for runs of up to 16 rows: they are
+            read from memory in half the time. Arithmetic stays float32; a weight is off by at most
+            2**-11 of itself, or 2**-25 of the largest of its output where that is more.
+            The base build converts in software: smaller there too, but slower than float32.
+        tuned: use what ``fastconv tune`` found for this model on this machine, if it was run.
         memory_limit: bytes that activations and outputs may take, with the activations of all runs
             in progress (default: the memory of the machine, or of the container). A run that would
             pass it raises MemoryLimitError.
@@ -82,6 +93,8 @@ def load(
         threads,
         fallback,
         accuracy=accuracy,
+        weights=weights,
+        tuned=tuned,
         memory_limit=memory_limit,
         optimize=optimize,
         disable=disable,
@@ -99,6 +112,7 @@ class Model:
         metadata: the file's metadata_props.
         graph: the optimised graph.
         threads: threads per run.
+        tuned: the tuned choices in use, or None.
     """
 
     def __init__(
@@ -108,6 +122,8 @@ class Model:
         fallback: str = "warn",
         *,
         accuracy: str = "fast",
+        weights: str = "float32",
+        tuned: bool = True,
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
@@ -115,6 +131,8 @@ class Model:
     ) -> None:
         if accuracy not in ACCURACIES:
             raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
+        if weights not in WEIGHTS:
+            raise OptionError(f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}")
         if fallback not in FALLBACKS:
             raise OptionError(f"fallback={fallback!r}: expected one of {', '.join(FALLBACKS)}")
         memory_limit = _checked_limit(memory_limit)
@@ -135,6 +153,8 @@ class Model:
             "threads": threads,
             "fallback": fallback,
             "accuracy": accuracy,
+            "weights": weights,
+            "tuned": tuned,
             "memory_limit": memory_limit,
             "optimize": optimize,
             "disable": disable,
@@ -162,9 +182,12 @@ class Model:
             info(n, _outer(self._output_type(n), original, n, stated)) for n in original.outputs
         ]
         self._check_fallback(fallback)
+        self.tuned: Tuned | None = find(source, original) if tuned else None
         self._engine = Engine(
-            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict"
-        )
+            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict",
+            choices=Choices(self.tuned.choices) if self.tuned else None,
+            half=weights == "float16",
+        )  # fmt: skip
         self._single = original.outputs[0] if len(original.outputs) == 1 else None
         #: Inputs and outputs whose values are held in another dtype than callers see.
         self._widened = {n: original.formats[n] for n in original.inputs if n in original.formats}
@@ -236,23 +259,23 @@ class Model:
                     raise InputError(
                         f"no output {name!r}; the model has {', '.join(sorted(known))}"
                     )
-        other = self._with_fed(feeds)
-        if other is not None:
+        other = self.for_feeds(feeds)
+        if other is not self:
             return other.run(feeds, outputs)
         outs = self.run_checked(self.check_feeds(feeds))
         return outs if outputs is None else {n: outs[n] for n in outputs}
 
-    def _with_fed(self, feeds: Mapping[str, Any]) -> Model | None:
+    def for_feeds(self, feeds: Mapping[str, Any]) -> Model:
         """The variant of this model in which initializers that are fed are inputs.
 
-        None when none is fed. What such a value was folded into, or packed for, does not hold for
+        This model itself when none is fed. What such a value was folded into, or packed for, does not hold for
         another, so each set of fed names is optimised and planned by itself, once.
         """
         if not self.overridable or not isinstance(feeds, Mapping) or len(feeds) <= len(self.inputs):
-            return None
+            return self
         fed = frozenset(o.name for o in self.overridable if o.name in feeds) - self._fed
         if not fed:
-            return None
+            return self
         variant = self._variants.get(fed)
         if variant is None:
             # What falls back was warned about when this model was loaded.

@@ -1,8 +1,9 @@
 """What this machine can do at most: measured, not looked up.
 
 The arithmetic peak is that of the ``conv`` kernel on operands that stay in the nearest caches, at
-the best of a few tile sizes; the bandwidth is that of ``copy_rows`` on arrays far larger than the
-caches. Both take the best of several short runs, as the machine may be shared.
+the best of a few tile sizes; the bandwidths are those of ``copy_rows`` and of ``read``, which only
+reads, on arrays far larger than the caches. All take the best of several short runs, as the machine
+may be shared.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import numpy as np
 
 from . import kernels
 from .plan.lowering import aligned_zeros
+from .sizes import machine_memory
 
 #: Seconds of measuring for each tile size.
 TIME = 0.1
 #: Channels and panels of filters of the tiles that are tried.
 TILES = ((64, 2), (128, 2), (256, 1), (256, 2))
 COPY_BYTES = 64 << 20
+#: What is read: a model's weights may be as much, and a server's last-level cache half of it.
+READ_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Peak:
 
     Attributes:
         gflops: 1e9 floating-point operations a second (a multiply-add counts two).
-        bandwidth: 1e9 bytes read or written a second.
+        bandwidth: 1e9 bytes read or written a second by a copy.
+        read: 1e9 bytes read a second.
         isa: the instruction set of the kernels.
         threads: how many ran.
     """
@@ -38,6 +43,12 @@ class Peak:
     bandwidth: float
     isa: str
     threads: int
+    read: float = 0.0
+
+    @property
+    def memory(self) -> float:
+        """The larger of the bandwidths: what no step can pass unless its data are in caches."""
+        return max(self.bandwidth, self.read)
 
 
 def measure_gflops(threads: int, isa: str | None = None) -> float:
@@ -47,9 +58,12 @@ def measure_gflops(threads: int, isa: str | None = None) -> float:
 
 
 def measure_peak(threads: int, isa: str | None = None) -> Peak:
-    """Measure this machine with so many threads; takes less than a second and 128 MiB."""
+    """Measure this machine with so many threads; takes about a second and 256 MiB."""
     isa = isa or kernels.chosen_isa()
-    return Peak(measure_gflops(threads, isa), _copy_rate(threads, isa) / 1e9, isa, threads)
+    return Peak(
+        measure_gflops(threads, isa), _copy_rate(threads, isa) / 1e9, isa, threads,
+        _read_rate(threads, isa) / 1e9,
+    )  # fmt: skip
 
 
 def _conv_rate(threads: int, isa: str, channels: int, panels: int) -> float:
@@ -90,6 +104,16 @@ def _copy_rate(threads: int, isa: str) -> float:
     packed = kernel.pack(rows=1, bytes=source.nbytes, x_row=source.nbytes, y_row=source.nbytes)
     seconds = _best(lambda: kernels.call(kernel.address, packed, [source, target], threads))
     return 2 * source.nbytes / seconds
+
+
+def _read_rate(threads: int, isa: str) -> float:
+    """Bytes read per second by summing an array."""
+    source = np.ones(min(READ_BYTES, machine_memory() // 8) >> 12 << 10, np.float32)
+    sums = np.zeros((threads, 16), np.float32)
+    kernel = kernels.table(isa)["read"]
+    packed = kernel.pack(n=source.size, repeats=1)
+    seconds = _best(lambda: kernels.call(kernel.address, packed, [source, sums], threads))
+    return source.nbytes / seconds
 
 
 def _best(run: Callable[[], object]) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from functools import cache
 
 from . import knobs
 from .errors import OptionError
@@ -40,6 +42,26 @@ def quota() -> float | None:
             if q.isdecimal() and p.isdecimal() and int(p):
                 limits.append(int(q) / int(p))
     return min(limits) if limits else None
+
+
+@cache
+def cpu_name() -> str:
+    """The processor as the system names it, with family, model and stepping where it gives them."""
+    name, numbers = "", []
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
+            for line in f:
+                key, _, value = (part.strip() for part in line.partition(":"))
+                if not key:
+                    break  # the first processor's lines end here
+                if key in ("model name", "Model", "Hardware") and not name:
+                    name = value
+                elif key in ("cpu family", "model", "stepping", "CPU part", "CPU variant"):
+                    numbers.append(value)
+    except OSError:
+        pass
+    name = name or platform.processor() or platform.machine()
+    return f"{name} ({'/'.join(numbers)})" if numbers else name
 
 
 def affinity() -> set[int]:

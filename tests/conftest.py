@@ -13,9 +13,14 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_sources(tmp_path_factory):
-    """Child processes import the fastconv under test, not the source folder they would start in."""
+    """Child processes import the fastconv under test, not the source folder they would start in.
+
+    What was tuned on this machine is out of sight, too.
+    """
     before, path = os.getcwd(), os.environ.get("PYTHONPATH")
     os.chdir(tmp_path_factory.mktemp("cwd"))
+    cache = os.environ.get("FASTCONV_CACHE")
+    os.environ["FASTCONV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["PYTHONPATH"] = str(pathlib.Path(fastconv.__file__).resolve().parent.parent)
     yield
     os.chdir(before)
@@ -23,3 +28,7 @@ def away_from_the_sources(tmp_path_factory):
         del os.environ["PYTHONPATH"]
     else:
         os.environ["PYTHONPATH"] = path
+    if cache is None:
+        del os.environ["FASTCONV_CACHE"]
+    else:
+        os.environ["FASTCONV_CACHE"] = cache

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from cli_tools import IMAGES, LENET, build, conv_net, node
+from cli_tools import IMAGES, LENET, MOBILENET, build, conv_net, node
 
 import fastconv
 from fastconv import compare, kernels, passes
@@ -166,7 +166,47 @@ def test_bench_as_json(call, textbook):
     assert found["memory"]["peak_rss_bytes"] > 1 << 20
     assert found["memory"]["arena_bytes"] > 0
     assert sum(s["share"] for s in found["steps"]) == pytest.approx(1)
-    assert any(s["kernel"] == "conv" and s["macs"] == 768_000 for s in found["steps"])
+    (conv,) = (s for s in found["steps"] if s["macs"])
+    assert conv["macs"] == 768_000
+    assert conv["bound"] == "arithmetic"
+
+
+def test_the_profile_compares_every_step_with_its_nearer_bound(call):
+    code, out, _ = call("bench", MOBILENET, "--runs", 2, "--threads", 1, "--profile", "--json")
+    assert code == 0
+    found = json.loads(out)
+    peak = found["peak"]
+    memory = max(peak["bandwidth_gb_s"], peak["read_gb_s"])
+    for s in found["steps"]:
+        assert s["gb_s"] == pytest.approx(s["bytes"] / s["ms"] / 1e6)
+        assert s["memory_share"] == pytest.approx(s["gb_s"] / memory)
+        if s["macs"]:
+            assert s["gflops"] == pytest.approx(2 * s["macs"] / s["ms"] / 1e6)
+            assert s["peak_share"] == pytest.approx(s["gflops"] / peak["gflops"])
+            nearer = "arithmetic" if s["peak_share"] >= s["memory_share"] else "memory"
+            assert s["bound"] == nearer
+        else:
+            assert (s["gflops"], s["bound"]) == (None, "memory")
+    total = found["total"]
+    assert total["ms"] == pytest.approx(sum(s["ms"] for s in found["steps"]))
+    assert total["macs"] == found["macs"]
+    assert total["bound_ms"] > 0
+    (classifier,) = (s for s in found["steps"] if s["kernel"] == "gemv")
+    # Weights padded to whole panels, input, bias and output, each once.
+    assert 1 <= classifier["bytes"] / (4 * (1280 * 1000 + 1280 + 2000)) < 1.05
+
+
+def test_scratch_memory_is_not_counted_as_moved(call, tmp_path):
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    conv = node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build([conv], {"x": [1, 64, 40, 40]}, ["y"], {"w": w}))
+    code, out, _ = call("bench", path, "--runs", 1, "--threads", 1, "--profile", "--json")
+    assert code == 0
+    (step,) = (s for s in json.loads(out)["steps"] if s["macs"])
+    # At most: input and output, and weights transformed for F(4×4), which are 36/9 as many.
+    assert step["bytes"] <= 4 * (2 * 64 * 40 * 40 + 4 * w.size + 1024)
 
 
 def test_bench_for_people(call):
@@ -174,7 +214,10 @@ def test_bench_for_people(call):
         "bench", LENET, "--runs", 3, "--warmup", 0, "--shape", "2,1,28,28", "--profile"
     )
     assert (code, err) == (0, "")
-    for word in ("p50", "p90", "p99", "min", "images/s (batch 2)", "GFLOP/s", "(3 runs)", "% peak"):
+    for word in (
+        "p50", "p90", "p99", "min", "images/s (batch 2)", "GFLOP/s", "(3 runs)", "% peak",
+        "% memory", "nearer bound", "\nall ", "GB/s measured reading",
+    ):  # fmt: skip
         assert word in out
 
 
@@ -183,6 +226,8 @@ def test_the_peak_is_alike_when_measured_twice(isa):
     peak = measure_peak(1, isa)
     assert peak.gflops > 1
     assert peak.bandwidth > 0.1
+    assert peak.read > 0.1
+    assert peak.memory == max(peak.bandwidth, peak.read)
     again = measure_peak(1, isa)
     assert 1 / 3 < again.gflops / peak.gflops < 3
 
@@ -308,7 +353,9 @@ def test_info(call):
     found = json.loads(out)
     assert found["version"] == fastconv.__version__
     assert found["isa"]["chosen"] in found["isa"]["runnable"]
-    assert set(found["knobs"]) == {"FASTCONV_ISA", "FASTCONV_THREADS", "FASTCONV_PLANS"}
+    names = ("ISA", "THREADS", "PLANS", "CACHE")
+    assert set(found["knobs"]) == {f"FASTCONV_{name}" for name in names}
+    assert found["tuned"] == {"folder": os.environ["FASTCONV_CACHE"], "files": 0}
     assert found["packages"]["numpy"] == np.__version__
 
 
@@ -330,7 +377,7 @@ def test_info_says_why_so_many_threads(call, monkeypatch):
 def test_help_lists_the_commands(call):
     code, out, _ = call("--help")
     assert code == 0
-    for command in ("run", "inspect", "bench", "verify", "info"):
+    for command in ("run", "inspect", "bench", "tune", "verify", "info"):
         assert f"\n    {command} " in out
         code, text, _ = call(command, "--help")
         assert code == 0

@@ -34,6 +34,12 @@ def test_importing_the_package_loads_almost_nothing():
     assert not [m for m in new if m.startswith(HEAVY)]
 
 
+def test_importing_the_onnxruntime_module_loads_no_engine():
+    new = loaded_by("import fastconv.onnxruntime") - loaded_by("pass")
+    assert "numpy" not in new
+    assert "fastconv.model" not in new
+
+
 @pytest.mark.parametrize(
     "code",
     ["fastconv.load", "fastconv.InferenceSession", "fastconv.SessionOptions", "fastconv.ops",
@@ -69,9 +75,12 @@ MAY_IMPORT = {
     "passes": LEAVES | {"graph"},
     "plan": LEAVES | {"graph", "kernels"},
     "runtime": LEAVES | {"graph", "kernels", "plan"},
-    "model": LEAVES | {"graph", "importer", "passes", "plan", "runtime"},
+    "tuning": LEAVES | {"graph", "kernels"},
+    "model": LEAVES | {"graph", "importer", "passes", "plan", "runtime", "tuning"},
+    "tuner": LEAVES | {"feeds", "plan", "runtime"},
     "ops": LEAVES | {"graph", "kernels", "plan", "runtime"},
-    "session": LEAVES | {"graph", "importer", "model"},
+    "onnxruntime": LEAVES | {"graph", "importer", "model"},
+    "session": {"onnxruntime"},
     "backend": LEAVES | {"model"},
     "text": set(),
     "feeds": LEAVES,

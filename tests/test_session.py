@@ -168,7 +168,7 @@ def test_unknown_providers_warn_and_the_cpu_serves(two_outputs, feeds, providers
 
 @pytest.mark.parametrize(
     ("providers", "options"),
-    [("CPUExecutionProvider", None), ([1], None), (None, [{}]), ([ort.CPU], [{}, {}])],
+    [(7, None), ([1], None), ([ort.CPU], [{}, {}])],
 )
 def test_nonsense_providers_are_refused(two_outputs, providers, options):
     with pytest.raises(OptionError, match="provider"):
@@ -204,7 +204,7 @@ def test_misspelt_options_and_wrong_types_raise():
     o = SessionOptions()
     with pytest.raises(AttributeError, match="intra_op_threads"):
         o.intra_op_threads = 4
-    for name, value in (("intra_op_num_threads", "4"), ("enable_profiling", 1), ("logid", 3)):
+    for name, value in (("intra_op_num_threads", "4"), ("enable_profiling", "x"), ("logid", 3)):
         with pytest.raises(TypeError, match=name):
             setattr(o, name, value)
     with pytest.raises(OptionError, match="ORT_DISABLE_ALL"):
@@ -232,8 +232,8 @@ def test_thread_count_is_that_of_the_options(two_outputs, feeds, n):
     assert s.get_session_options() is o
     assert s._model.threads == (n or fastconv.load(two_outputs).threads)
     np.testing.assert_array_equal(s.run(["z"], feeds, ort.RunOptions())[0], [[3, 4]])
-    o.intra_op_num_threads = -1
-    with pytest.raises(OptionError, match="threads=-1"):
+    o.intra_op_num_threads = -2
+    with pytest.raises(OptionError, match="threads=-2"):
         InferenceSession(two_outputs, o)
 
 
@@ -265,11 +265,27 @@ def test_what_cannot_be_done_is_refused(two_outputs, tmp_path):
     o = SessionOptions()
     with pytest.raises(UnsupportedError, match=r"ops\.so"):
         o.register_custom_ops_library("ops.so")
-    o.optimized_model_filepath = tmp_path / "out.onnx"
-    with pytest.raises(UnsupportedError, match="optimized_model_filepath"):
+    with pytest.raises(UnsupportedError, match="'w'"):
+        o.add_initializer("w", None)
+    with pytest.raises(UnsupportedError, match="DATA_BATCH"):
+        o.add_free_dimension_override_by_denotation("DATA_BATCH", 1)
+    o.optimized_model_filepath = tmp_path / "no" / "folder.onnx"
+    with pytest.raises(OptionError, match="optimized_model_filepath"):
         InferenceSession(two_outputs, o)
     with pytest.raises(OptionError, match="SessionOptions"):
         InferenceSession(two_outputs, ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("from_path", [True, False])
+def test_the_optimised_model_is_written_as_it_came(two_outputs, tmp_path, from_path):
+    o = SessionOptions()
+    o.optimized_model_filepath = tmp_path / "out.onnx"
+    source = two_outputs
+    if from_path:
+        source = tmp_path / "in.onnx"
+        source.write_bytes(two_outputs)
+    InferenceSession(source, o)
+    assert (tmp_path / "out.onnx").read_bytes() == two_outputs
 
 
 def test_errors_only_logging_silences_the_fallback_warning():

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..peak import Peak
     from ..plan import Plan
+    from ..plan.lowering import Step
 
 #: Without --runs: about so many seconds, within these numbers of runs.
 SECONDS, LEAST, MOST = 3.0, 10, 1000
@@ -101,10 +102,12 @@ def main(args: argparse.Namespace) -> int:
         "shapes": sizes,
         "threads": model.threads,
         "isa": peak.isa,
+        "weights": args.weights,
+        "tuned": found.tuned,
         "load_ms": 1e3 * load_time,
         "first_run_ms": 1e3 * first_run,
         **statistics(seconds, batch_of(model, sizes), found.totals.macs, peak),
-        "peak": {"gflops": peak.gflops, "bandwidth_gb_s": peak.bandwidth},
+        "peak": {"gflops": peak.gflops, "bandwidth_gb_s": peak.bandwidth, "read_gb_s": peak.read},
         "memory": {
             "peak_rss_bytes": rss,
             "arena_bytes": found.totals.arena_bytes,
@@ -114,6 +117,7 @@ def main(args: argparse.Namespace) -> int:
     }
     if profile is not None:
         result["steps"] = profile_rows(profile, peak)
+        result["total"] = profile_total(result["steps"], peak)
     if args.json:
         print_json(result)
     else:
@@ -192,34 +196,77 @@ def profile_steps(model: Model, feeds: Mapping[str, np.ndarray]) -> list[tuple[P
     return [(plan, m) for (plan, _), m in zip(parts, medians, strict=True)]
 
 
+def step_bytes(step: Step) -> int:
+    """Bytes that a step reads and writes at least: its inputs, weights and outputs, each once.
+
+    Scratch memory (that no other step touches) is left out, and so are the plain weights that
+    Winograd kernels keep for tiles with infinities.
+    """
+    from ..plan.memory import ARENA
+
+    places = [p for k, p in enumerate(step.places) if (step.kernel, k) != ("winograd", 2)]
+    return sum(
+        p.nbytes
+        for p in places
+        if p is not None
+        and p.dtype.itemsize
+        and not (p.buffer.kind == ARENA and p.buffer.first == p.buffer.last)
+    )
+
+
 def profile_rows(profile: Sequence[tuple[Plan, np.ndarray]], peak: Peak) -> list[dict[str, Any]]:
-    """One row per step: layer, op, kernel, output shape, ms, share of time, GFLOP/s, GB/s."""
+    """One row per step: layer, op, kernel, output shape, ms, and how near its bounds it comes.
+
+    ``gflops`` counts the multiply-adds of direct convolution, so that Winograd's may pass the peak;
+    ``gb_s`` counts every byte once, so that a step whose data are in caches may pass memory's
+    bandwidth. ``bound`` is the one whose share is larger: ``arithmetic`` or ``memory``.
+    """
     total = sum(float(times.sum()) for _, times in profile) or 1.0
     rows = []
     for plan, times in profile:
         for step, ns in zip(plan.steps, times, strict=True):
             ns = max(float(ns), 1.0)
             places = [p for p in step.places if p is not None and p.dtype.itemsize]
-            target = places[-1] if places else None
-            moved = sum(p.nbytes for p in places)
-            gflops = 2 * step.macs / ns
+            moved = step_bytes(step)
             node = step.node
             rows.append(
                 {
                     "layer": "" if node is None else node.name,
                     "op": "" if node is None else node.op.label,
                     "kernel": step.kernel,
-                    "shape": [] if target is None else list(target.shape),
+                    "shape": list(places[-1].shape) if places else [],
                     "threads": step.threads,
                     "ms": ns / 1e6,
                     "share": ns / total,
                     "macs": step.macs,
-                    "gflops": gflops if step.macs else None,
-                    "peak_share": gflops / peak.gflops if step.macs else None,
-                    "gb_s": moved / ns,
+                    "bytes": moved,
+                    **rates(ns, step.macs, moved, peak),
                 }
             )
     return rows
+
+
+def rates(ns: float, macs: int, moved: int, peak: Peak) -> dict[str, Any]:
+    """GFLOP/s and GB/s of some work, their shares of the peaks, and the nearer bound."""
+    gflops, gb_s = 2 * macs / ns, moved / ns
+    arithmetic, memory = gflops / peak.gflops, gb_s / peak.memory
+    return {
+        "gflops": gflops if macs else None,
+        "peak_share": arithmetic if macs else None,
+        "gb_s": gb_s,
+        "memory_share": memory,
+        "bound": "arithmetic" if macs and arithmetic >= memory else "memory",
+    }
+
+
+def profile_total(rows: Sequence[Mapping[str, Any]], peak: Peak) -> dict[str, Any]:
+    """The same of all steps together, and ``bound_ms``: the sum of every step's nearer bound."""
+    ms, macs, moved = (sum(r[k] for r in rows) for k in ("ms", "macs", "bytes"))
+    bounds = (max(2e-6 * r["macs"] / peak.gflops, 1e-6 * r["bytes"] / peak.memory) for r in rows)
+    return {
+        "ms": ms, "macs": macs, "bytes": moved, **rates(max(1e6 * ms, 1.0), macs, moved, peak),
+        "bound_ms": sum(bounds),
+    }  # fmt: skip
 
 
 def show(r: Mapping[str, Any]) -> None:
@@ -232,6 +279,7 @@ def show(r: Mapping[str, Any]) -> None:
     rows = [
         ("input", shapes),
         ("threads", f"{r['threads']} ({r['isa']} kernels)"),
+        ("tuned", r["tuned"] or "no"),
         ("load", f"{r['load_ms']:.1f} ms"),
         ("first run", f"{r['first_run_ms']:.2f} ms"),
         (
@@ -245,7 +293,11 @@ def show(r: Mapping[str, Any]) -> None:
             f"{r['gflops']:.1f} GFLOP/s, {100 * r['peak_share']:.1f} % of the measured peak of "
             f"{r['peak']['gflops']:.1f}",
         ),
-        ("bandwidth", f"{r['peak']['bandwidth_gb_s']:.1f} GB/s measured (copy)"),
+        (
+            "bandwidth",
+            f"{r['peak']['read_gb_s']:.1f} GB/s measured reading, "
+            f"{r['peak']['bandwidth_gb_s']:.1f} GB/s copying",
+        ),
         (
             "memory",
             f"{'?' if rss is None else text.memory(rss)} at most; activations "
@@ -258,15 +310,31 @@ def show(r: Mapping[str, Any]) -> None:
         return
     say()
     cells = [
-        (
-            s["layer"], s["op"], s["kernel"], text.times(s["shape"]), f"{s['ms']:.4f}",
-            f"{100 * s['share']:.1f}", "" if s["gflops"] is None else f"{s['gflops']:.1f}",
-            "" if s["peak_share"] is None else f"{100 * s['peak_share']:.1f}", f"{s['gb_s']:.1f}",
-        )
+        (s["layer"], s["op"], s["kernel"], text.times(s["shape"]), *rate_cells(s))
         for s in r["steps"]
-    ]  # fmt: skip
-    headers = ("layer", "op", "kernel", "output", ">ms", ">% time", ">GFLOP/s", ">% peak", ">GB/s")
+    ]
+    total = r["total"]
+    cells.append(("all", "", "", "", *rate_cells({**total, "share": 1.0})))
+    headers = (
+        "layer", "op", "kernel", "output", ">ms", ">% time", ">GFLOP/s", ">% peak", ">GB/s",
+        ">% memory", "nearer bound",
+    )  # fmt: skip
     print_table(headers, cells)
-    total = sum(s["ms"] for s in r["steps"])
     say()
-    say(f"steps {total:.3f} ms of {latency['p50']:.3f} ms (p50)")
+    say(
+        f"steps {total['ms']:.3f} ms of {latency['p50']:.3f} ms (p50); "
+        f"at their nearer bounds they would take {total['bound_ms']:.3f} ms"
+    )
+
+
+def rate_cells(s: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells from ms on of a row of the profile."""
+    return (
+        f"{s['ms']:.4f}",
+        f"{100 * s['share']:.1f}",
+        "" if s["gflops"] is None else f"{s['gflops']:.1f}",
+        "" if s["peak_share"] is None else f"{100 * s['peak_share']:.1f}",
+        f"{s['gb_s']:.1f}",
+        f"{100 * s['memory_share']:.1f}",
+        s["bound"],
+    )

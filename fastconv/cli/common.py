@@ -61,20 +61,32 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="path of an .onnx file")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """The options that :func:`load_model` reads."""
+def add_thread_count(parser: argparse.ArgumentParser) -> None:
+    """The --threads option."""
     parser.add_argument(
         "--threads",
         type=whole(0, 4096),
         metavar="N",
         help="threads per run (default: the physical cores that this process may use)",
     )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`load_model` reads."""
+    add_thread_count(parser)
     parser.add_argument(
         "--fallback",
         choices=FALLBACKS,
         default="warn",
         help="operators without a kernel: run them through onnx.reference and warn (the default), "
         "refuse the model, or run them silently",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "float16"),
+        default="float32",
+        help="float16: store the weights of fully-connected layers in half precision "
+        "(arithmetic stays float32)",
     )
 
 
@@ -114,6 +126,7 @@ def load_model(args: argparse.Namespace, **options: Any) -> Model:
     from ..model import Model
 
     options.setdefault("fallback", getattr(args, "fallback", "allow"))
+    options.setdefault("weights", getattr(args, "weights", "float32"))
     return Model(args.model, getattr(args, "threads", None), **options)
 
 

@@ -27,19 +27,6 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(function=main)
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-            for line in f:
-                key, _, value = line.partition(":")
-                if key.strip() in ("model name", "Model", "Hardware") and value.strip():
-                    return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def versions() -> dict[str, str | None]:
     """Installed version of every package of ``PACKAGES``; None when it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
@@ -59,7 +46,7 @@ def collect() -> dict[str, Any]:
     Raises:
         OptionError: a ``FASTCONV_*`` variable has a value that makes no sense.
     """
-    from .. import kernels
+    from .. import kernels, tuning
 
     allowed = threads.affinity()
     quota = threads.quota()
@@ -77,7 +64,7 @@ def collect() -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
-        "cpu": cpu_model(),
+        "cpu": threads.cpu_name(),
         "processors": os.cpu_count() or 1,
         "affinity": len(allowed),
         "physical_cores": cores,
@@ -89,6 +76,7 @@ def collect() -> dict[str, Any]:
         },
         "openmp": kernels.has_openmp(),
         "threads": {"default": number, "reason": why},
+        "tuned": {"folder": tuning.cache_folder(), "files": tuning.cached_files()},
         "knobs": {k.name: {"value": k.get(), "help": k.help} for k in knobs.ALL},
         "packages": versions(),
     }
@@ -119,6 +107,8 @@ def main(args: argparse.Namespace) -> int:
         ("openmp", "yes" if found["openmp"] else "no"),
         ("threads", f"{found['threads']['default']}: {found['threads']['reason']}"),
     ]
+    tuned = found["tuned"]
+    rows.append(("tuned models", f"{tuned['files']} in {tuned['folder'] or 'no cache folder'}"))
     for name, knob in found["knobs"].items():
         rows.append((name, f"{knob['value'] or 'not set'}: {knob['help']}"))
     for name, version in found["packages"].items():

@@ -11,6 +11,7 @@ from .common import (
     add_json,
     add_model,
     add_shape,
+    add_thread_count,
     load_model,
     note,
     parse_shapes,
@@ -31,6 +32,7 @@ def add_parser(commands: Any) -> None:
     )
     add_model(parser)
     add_shape(parser)
+    add_thread_count(parser)
     add_json(parser)
     parser.add_argument(
         "--check",

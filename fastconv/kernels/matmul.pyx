@@ -1,6 +1,11 @@
-"""Matrix products beside ``conv``: packing at run time, and matrix times vector."""
+"""Matrix products beside ``conv``: packing at run time, matrix times vector, and reading alone.
 
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+Matrix times vector is bound by reading the weights once from memory, so it can be halved by storing
+them in half precision (``gemv_half``): they become float32 in registers, and everything else is
+float32 arithmetic.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
@@ -60,6 +65,10 @@ cdef struct GemvParams:
     float lo, hi, alpha, beta
 
 
+cdef enum:
+    AHEAD = 512     # elements that each panel's weights are asked for in advance
+
+
 cdef inline void gemv_panels(
     const int panels, const GemvParams* p, const float* x, const float* w, const float* bias,
     const float* res, float* y, int64_t at,
@@ -80,6 +89,8 @@ cdef inline void gemv_panels(
     for k in range(p.k):
         a = v_set(x[k])
         for i in range(panels):
+            v_prefetch(w + i * stride + AHEAD)
+            v_prefetch(w + i * stride + AHEAD + 16)
             acc[i][0] = v_fma(a, v_load(w + i * stride), acc[i][0])
             acc[i][1] = v_fma(a, v_load(w + i * stride + VW), acc[i][1])
         w += 2 * VW
@@ -132,7 +143,152 @@ def pack_gemv(**values):
     return (<char*>&p)[:sizeof(GemvParams)]
 
 
+cdef struct GemvHalfParams:
+    int64_t m, k, n
+    int64_t x_row, r_row, y_row     # floats from one row to the next
+    int32_t act
+    float lo, hi, alpha, beta
+
+
+cdef inline void half_panels(
+    const int rows, const int panels, const GemvHalfParams* p, const float* x, const uint16_t* w,
+    const float* scale, const float* bias, const float* res, float* y, int64_t at,
+) noexcept nogil:
+    """``rows`` rows times ``panels`` panels from column ``at``."""
+    cdef vf acc[4][4][2]
+    cdef vf a, b0, b1, lo = v_set(p.lo), hi = v_set(p.hi)
+    cdef int64_t k, stride = p.k * 2 * VW
+    cdef int i, h, n, r
+    for r in range(rows):
+        for i in range(panels):
+            acc[r][i][0] = v_zero()
+            acc[r][i][1] = v_zero()
+    for k in range(p.k):
+        for i in range(panels):
+            v_prefetch(w + i * stride + AHEAD)
+            b0 = v_load_half(w + i * stride)
+            b1 = v_load_half(w + i * stride + VW)
+            for r in range(rows):
+                a = v_set(x[r * p.x_row + k])
+                acc[r][i][0] = v_fma(a, b0, acc[r][i][0])
+                acc[r][i][1] = v_fma(a, b1, acc[r][i][1])
+        w += 2 * VW
+    for r in range(rows):
+        for i in range(panels):
+            for h in range(2):
+                k = at + (2 * i + h) * VW
+                n = <int>min(p.n - k, VW)
+                if n <= 0:
+                    break
+                a = acc[r][i][h]
+                if scale != NULL:
+                    a = v_mul(a, v_load(scale + k))
+                if bias != NULL:
+                    a = v_add(a, v_load(bias + k))
+                if res != NULL:
+                    a = v_add(a, v_load_n(res + r * p.r_row + k, n) if n < VW
+                              else v_load(res + r * p.r_row + k))
+                a = v_min(hi, v_max(lo, a))
+                if n < VW:
+                    v_store_n(y + r * p.y_row + k, a, n)
+                else:
+                    v_store(y + r * p.y_row + k, a)
+
+
+cdef void gemv_half(const Call* c, int thread, int threads) noexcept nogil:
+    """A few rows times weights packed in half precision as ``[panel][k][2*VW]``.
+
+    Buffers: x, packed weights (binary16), scale of each column or NULL, bias or NULL, residual or
+    NULL, y. Scales and biases are padded to whole panels. Each row has the same bits alone and
+    among others.
+    """
+    cdef const GemvHalfParams* p = <const GemvHalfParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const uint16_t* w = <const uint16_t*>c.buf[1]
+    cdef const float* scale = <const float*>c.buf[2]
+    cdef const float* bias = <const float*>c.buf[3]
+    cdef const float* res = <const float*>c.buf[4]
+    cdef float* y = <float*>c.buf[5]
+    cdef const float* xr
+    cdef const float* rr
+    cdef float* yr
+    cdef int64_t panels = (p.n + 2 * VW - 1) // (2 * VW)
+    cdef int64_t j = share(panels, thread, threads), end = share(panels, thread + 1, threads)
+    cdef int64_t j0 = j, at, r
+    while j < end:
+        at = j * 2 * VW
+        if p.m == 1 and j + 4 <= end:
+            half_panels(1, 4, p, x, w + at * p.k, scale, bias, res, y, at)
+            j += 4
+            continue
+        r = 0
+        while r < p.m:  # the panel stays in the caches from row to row
+            xr = x + r * p.x_row
+            yr = y + r * p.y_row
+            rr = res
+            if res != NULL:
+                rr += r * p.r_row
+            if r + 4 <= p.m:
+                half_panels(4, 1, p, xr, w + at * p.k, scale, bias, rr, yr, at)
+                r += 4
+            elif r + 2 <= p.m:
+                half_panels(2, 1, p, xr, w + at * p.k, scale, bias, rr, yr, at)
+                r += 2
+            else:
+                half_panels(1, 1, p, xr, w + at * p.k, scale, bias, rr, yr, at)
+                r += 1
+        j += 1
+    if p.act > ACT_CLIP and j0 < end:
+        at = j0 * 2 * VW
+        for r in range(p.m):
+            activate(p.act, p.alpha, p.beta, y + r * p.y_row + at, min(end * 2 * VW, p.n) - at)
+
+
+def pack_gemv_half(**values):
+    """The bytes of ``GemvHalfParams``."""
+    cdef GemvHalfParams p = values
+    return (<char*>&p)[:sizeof(GemvHalfParams)]
+
+
+cdef struct ReadParams:
+    int64_t n           # floats, a multiple of 256
+    int64_t repeats
+
+
+cdef void read(const Call* c, int thread, int threads) noexcept nogil:
+    """Reads an array ``repeats`` times and keeps sums for each thread: what memory gives at most.
+
+    Buffers: x, y (16 floats for each thread).
+    """
+    cdef const ReadParams* p = <const ReadParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef int64_t i, turn, start = share(p.n // 256, thread, threads) * 256
+    cdef int64_t part = (share(p.n // 256, thread + 1, threads) * 256 - start) // 4
+    cdef vf acc[4]
+    cdef int k
+    x += start
+    for k in range(4):
+        acc[k] = v_zero()
+    for turn in range(p.repeats):
+        i = 0
+        while i < part:  # four streams, as gemv has: one alone leaves memory waiting
+            for k in range(4):
+                v_prefetch(x + k * part + i + AHEAD)
+                acc[k] = v_add(acc[k], v_load(x + k * part + i))
+            i += VW
+    v_store((<float*>c.buf[1]) + 16 * thread,
+            v_add(v_add(acc[0], acc[1]), v_add(acc[2], acc[3])))
+
+
+def pack_read(**values):
+    """The bytes of ``ReadParams``."""
+    cdef ReadParams p = values
+    return (<char*>&p)[:sizeof(ReadParams)]
+
+
 KERNELS = {
+    "gemv_half": (<uintptr_t>&gemv_half, pack_gemv_half),
+    "read": (<uintptr_t>&read, pack_read),
     "pack_b": (<uintptr_t>&pack_b, pack_pack_b),
     "gemv": (<uintptr_t>&gemv, pack_gemv),
 }

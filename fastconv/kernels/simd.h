@@ -131,6 +131,35 @@ V_INLINE void v_store_n(float *p, vf a, int n) {
 }
 #endif
 
+/* VW half-precision numbers (IEEE 754 binary16, as bits) as float32: exact, subnormals included, also
+ * where denormals are flushed. */
+#if VW == 16
+V_INLINE vf v_load_half(const uint16_t *p) {
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+#elif VW == 8 && defined(__F16C__)
+V_INLINE vf v_load_half(const uint16_t *p) {
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+#elif defined(__aarch64__)
+V_INLINE vf v_load_half(const uint16_t *p) {
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+#else
+V_INLINE vf v_load_half(const uint16_t *p) {
+    typedef uint16_t vh __attribute__((vector_size(2 * VW)));
+    vh h;
+    memcpy(&h, p, sizeof h);
+    vi b = __builtin_convertvector(h, vi), e = b & 0x7c00;
+    vi wide = ((b & 0x7fff) << 13) + ((e == 0x7c00) & (112 << 23)) + (112 << 23);
+    vf small = v_to_float(b & 0x3ff) * 0x1p-24f; /* a subnormal's mantissa */
+    vi bits = ((vi)small & (e == 0)) | (wide & ~(e == 0));
+    return (vf)(bits | ((b & 0x8000) << 16));
+}
+#endif
+/* Ask for the cache line at p, which will be read soon. */
+V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+
 /* 1 / a to about an ulp, for normal a whose reciprocal is normal. */
 #if VW == 16
 V_INLINE vf v_recip(vf a) {

@@ -1,6 +1,6 @@
 """The vector type of ``simd.h``, declared for Cython (which believes it to be a float)."""
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint16_t
 
 cdef extern from "simd.h" nogil:
     enum: VW
@@ -41,6 +41,8 @@ cdef extern from "simd.h" nogil:
     vi v_to_int(vf a)
     vf v_to_float(vi a)
     vf v_recip(vf a)
+    vf v_load_half(const uint16_t *p)
+    void v_prefetch(const void *p)
     vf v_scale(vf y, vf t)
     void v_fence()
     float v_hsum(vf a)

@@ -11,6 +11,7 @@ import numpy as np
 from .. import kernels
 from ..graph import Graph, Node, Op, TensorType
 from ..sizes import checked_size
+from .choice import Choices
 from .memory import (
     ABSENT,
     ARENA,
@@ -99,6 +100,8 @@ class Lowering:
         types: the concrete type of every value.
         known: values computed at plan time.
         threads: the most threads a step may use.
+        choices: decides between alternatives (:meth:`choose`).
+        half: whether weights of fully-connected layers are stored in half precision.
     """
 
     graph: Graph
@@ -108,6 +111,8 @@ class Lowering:
     packs: PackCache
     isa: str
     strict: bool = False
+    choices: Choices = field(default_factory=Choices)
+    half: bool = False
     steps: list[Step] = field(default_factory=list)
     arena: Arena = field(default_factory=Arena)
     places: dict[tuple[str, str], Place] = field(default_factory=dict)
@@ -356,6 +361,17 @@ class Lowering:
         for p in places:
             if p is not None:
                 p.buffer.touch(len(self.steps))
+
+    def choose(self, kind: str, costs: Mapping[str, float]) -> str:
+        """Which of several ways to compute the node in hand, named in ``costs``.
+
+        Args:
+            kind: what is chosen; a node may have several kinds of decisions.
+            costs: estimated costs by name, in multiply-adds; see :mod:`fastconv.plan.choice`.
+        """
+        assert self.node is not None
+        shapes = (self.shape(i) if i else () for i in self.node.inputs)
+        return self.choices.choose(kind, self.node, shapes, self.threads, self.isa, costs)
 
     def vector(self, name: str) -> int:
         """Sizes of the kernel build in use: ``VW``, ``MR``, ``NR``."""

@@ -15,6 +15,7 @@ from ..graph.core import annotate
 from ..graph.ops.control import If
 from ..graph.ops.move import Concat
 from ..sizes import checked_size, machine_memory
+from .choice import Choices
 from .lower import LOWER
 from .lowering import F32, Lowering, PackCache, Step, reference
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
@@ -58,8 +59,21 @@ def make_plan(
     memory_limit: int | None = None,
     isa: str | None = None,
     strict: bool = False,
+    choices: Choices | None = None,
+    half: bool = False,
 ) -> Plan:
-    """Plan a graph for concrete input types; ``strict`` keeps to direct convolution.
+    """Plan a graph for concrete input types.
+
+    Args:
+        graph: the graph.
+        inputs: the type of every input.
+        threads: the most threads a step may use.
+        packs: packed weights made before.
+        memory_limit: bytes that activations may take.
+        isa: the kernel build (default: the chosen one).
+        strict: keep to direct convolution.
+        choices: decides between alternatives (default: their estimated costs).
+        half: store weights of fully-connected layers in half precision.
 
     Raises:
         ShapeError: shapes do not fit together; names the node, the operator and the shapes.
@@ -74,7 +88,7 @@ def make_plan(
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
     low = Lowering(
         graph, types, known, threads, packs, isa or kernels.chosen_isa(), strict,
-        outputs=frozenset(results),
+        choices or Choices(), half, outputs=frozenset(results),
     )  # fmt: skip
     for name in inputs:
         t = inputs[name]

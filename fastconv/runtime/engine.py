@@ -19,6 +19,7 @@ from ..graph import Graph, Node, TensorType
 from ..graph.ops.control import Control, Run, evaluate
 from ..graph.ops.sequence import Dynamic
 from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
+from ..plan.choice import Choices
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
@@ -218,6 +219,8 @@ class Engine:
         memory_limit: bytes that activations may take, of all runs in progress together, or None.
         isa: the kernel build to use (default: the chosen one).
         strict: keep to direct convolution.
+        choices: decides between alternatives (default: their estimated costs).
+        half: store weights of fully-connected layers in half precision.
         arenas: where activations live, shared with the engines of parts and subgraphs.
     """
 
@@ -229,11 +232,15 @@ class Engine:
         memory_limit: int | None = None,
         isa: str | None = None,
         strict: bool = False,
+        choices: Choices | None = None,
+        half: bool = False,
         arenas: Arenas | None = None,
     ) -> None:
         self.graph = graph
         self.arenas = arenas or Arenas(memory_limit or machine_memory())
         self.strict = strict
+        self.choices = choices or Choices()
+        self.half = half
         self.isa = isa
         self.threads = threads
         self.packs = packs or PackCache()
@@ -259,7 +266,7 @@ class Engine:
                 types = {n: _type(feeds[n]) for n in self.graph.inputs}
                 plan = make_plan(
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
-                    self.strict,
+                    self.strict, self.choices, self.half,
                 )  # fmt: skip
                 prepared = Prepared(plan, self.arenas)
                 if self._used is not None and self._used in self._plans:
@@ -303,8 +310,9 @@ class Engine:
     def _like(self, graph: Graph, packs: PackCache | None) -> Engine:
         """An engine with this one's settings, for a part of its graph or a subgraph."""
         return Engine(
-            graph, self.threads, packs, self.memory_limit, self.isa, self.strict, self.arenas
-        )
+            graph, self.threads, packs, self.memory_limit, self.isa, self.strict, self.choices,
+            self.half, self.arenas,
+        )  # fmt: skip
 
     def _run_body(self, body: Graph, feeds: Mapping[str, Any]) -> list[Any]:
         """Run the subgraph of a node; its plans are kept as this graph's own are."""

@@ -146,7 +146,8 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
-    return shape.cycles() < macs * MAC and bool(np.isfinite(weight).all())
+    costs = {"vector": macs, "amx": shape.cycles() / MAC}
+    return low.choose("amx", costs) == "amx" and bool(np.isfinite(weight).all())
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -331,4 +332,3 @@ def lower(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
     )  # fmt: skip
-

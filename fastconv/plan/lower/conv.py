@@ -16,7 +16,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, winograd
+from . import amx, depthwise, vector, winograd
 
 INF = float("inf")
 
@@ -80,11 +80,22 @@ def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
     return out
 
 
-def blocks(rows: int, panels: int, panel_bytes: int, mr: int) -> tuple[int, int]:
-    """How work is cut: (rows per block, panels per block)."""
+def blocks(
+    rows: int, panels: int, panel_bytes: int, mr: int, target: int = BLOCK_ROWS
+) -> tuple[int, int]:
+    """How work is cut: (rows per block, about ``target``; panels per block)."""
     block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
-    n = max(1, round(rows / BLOCK_ROWS))
+    n = max(1, round(rows / target))
     return max(mr, ceil(rows / n)), block_panels
+
+
+def rows_of_block(low: Lowering, rows: int) -> int:
+    """About how many rows a block has: ``BLOCK_ROWS`` unless half or twice as many were faster."""
+    if rows <= BLOCK_ROWS:
+        return BLOCK_ROWS
+    sizes = (BLOCK_ROWS, BLOCK_ROWS // 2, 2 * BLOCK_ROWS)
+    costs = {f"rows{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("rows", costs).removeprefix("rows"))
 
 
 @lowers(Conv)
@@ -104,7 +115,7 @@ def conv(low: Lowering, node: Node) -> Any:
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert weight is not None
-        _, macs = winograd.choose(low, xs, win.output, ws[0], win, group)
+        macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
         if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
@@ -127,7 +138,11 @@ def conv(low: Lowering, node: Node) -> Any:
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     if fixed and depthwise.suits(win, channels, filters, group):
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    m = winograd.choose(low, xs, win.output, ws[0], win, group)[0] if fixed and not few else 0
+    if fixed and vector.lower_conv(
+        low, x, wn, lambda: bias_place(low, bn, group), r, y, win, group, op.activation
+    ):
+        return
+    m = winograd.choose(low, xs, win.output, ws[0], win, group) if fixed and not few else 0
     if m:
         bias = bias_place(low, bn, group)
         return winograd.lower(low, x, wn, bias, r, y, win, m, op.activation)
@@ -283,7 +298,8 @@ def emit(
         return
     nr, mr = low.vector("NR"), low.vector("MR")
     panels = -(-filters // nr)
-    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr)
+    target = rows_of_block(low, rows)
+    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, target)
     if low.threads > 1:
         # Enough units for every thread to get an even share.
         while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:

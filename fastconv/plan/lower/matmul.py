@@ -13,6 +13,7 @@ from ...graph.ops.matmul import Gemm, MatMul
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import FLAT, PLAIN, Place
+from . import vector
 from .conv import blocks, epilogue, pack_at_run_time, pack_bias, pack_filters
 
 #: Sizes of the convolution kernel that a matrix product leaves at 1, and those it leaves at 0.
@@ -55,16 +56,21 @@ def gemm(low: Lowering, node: Node) -> Any:
         x = low.place(an) if low.layout_of(an) == FLAT else low.place(an, PLAIN)
         channels = x.channels if x.layout == FLAT else 0
 
-        def pack() -> np.ndarray:
-            w = weight if op.transB else weight.T
+        def filters(begin: int, end: int) -> np.ndarray:
+            w = weight[begin:end] if op.transB else weight[:, begin:end].T
             if channels:
                 # The input lies as [S][C]: permute the weights once instead of it every time.
-                w = w.reshape(n, channels, k // channels).transpose(0, 2, 1).reshape(n, k)
-            if op.alpha != 1:
-                w = w * np.float32(op.alpha)
-            return pack_filters(w.reshape(n, 1, k), 1, low.isa)
+                w = w.reshape(-1, channels, k // channels).transpose(0, 2, 1).reshape(-1, k)
+            return w if op.alpha == 1 else w * np.float32(op.alpha)
 
-        packed = low.packed(("gemm", bn, op.transB, op.alpha, channels), pack)
+        key = ("gemm", bn, op.transB, op.alpha, channels)
+        if vector.suits_half(low, weight, m, k, n) and np.isfinite(op.alpha):
+            y = low.new(node.outputs[0], PLAIN)
+            vector.gemv_half(
+                low, key, filters, x, bias, None, y, (m, k, n), (k, 0, n), op.activation
+            )
+            return
+        packed = low.packed(key, lambda: pack_filters(filters(0, n).reshape(n, 1, k), 1, low.isa))
     y = low.new(node.outputs[0], PLAIN)
     product(low, x, packed, bias, y, m, k, n, 1, op.activation)
 
@@ -127,6 +133,16 @@ def matmul(low: Lowering, node: Node) -> Any:
     if 0 in (*a, *b):
         return False
     weight = low.const(bn)
+    if batch == 1 and vector.suits_half(low, weight, m, k, n):
+        assert weight is not None
+        flat = weight.reshape(k, n)
+        x = low.place(an, PLAIN)
+        y = low.new(node.outputs[0], PLAIN)
+        vector.gemv_half(
+            low, ("matmul", bn), lambda a, b: flat[:, a:b].T, x, None, None, y, (m, k, n),
+            (k, 0, n), None,
+        )  # fmt: skip
+        return
     if weight is not None:
         packed = low.packed(
             ("matmul", bn),

@@ -22,12 +22,16 @@ FETCH = 16.0
 REFETCH = 4.0
 #: Multiply-adds that take as long as transforming one float of a tile.
 TRANSFORM = 10.0
+#: The direct convolution, whose error is the least, is kept unless it costs clearly more.
+CLEARLY = 0.95
 #: Tiles that are done together: enough to pay for fetching the weights.
 BLOCK_TILES = 48
 #: Filters must be few enough that transformed weights stay below this many bytes.
 MAX_WEIGHT_BYTES = 256 << 20
 
 SQRT2 = 2.0**0.5
+#: Output tile side by the name of the alternative.
+SIDES = {"direct": 0, "winograd2": 2, "winograd4": 4}
 #: The matrices G (weights) of F(m, 3), by m.
 G = {
     4: np.array(
@@ -42,32 +46,48 @@ G = {
 }
 
 
-def choose(
+def costs(
     low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
-) -> tuple[int, float]:
-    """The output tile side, 4 or 2, or 0 where the direct convolution is cheaper; and the cost."""
+) -> dict[str, float]:
+    """The cost of every way to do a convolution with vectors: direct, and Winograd's."""
     n, c = x[:2]
-    direct = prod(out) * n * c // group * filters * prod(win.kernel_shape)
     if (
         low.strict
         or group != 1
         or win.kernel_shape != (3, 3)
         or win.strides != (1, 1)
         or win.dilations != (1, 1)
+        or c < 8
+        or filters < 8
     ):
-        return 0, direct
-    if c < 8 or filters < 8:
-        return 0, direct
-    best, choice = (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters, 0
+        return {"direct": prod(out) * n * c // group * filters * prod(win.kernel_shape)}
+    found = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * CLEARLY}
     for m in (4, 2):
         p = (m + 2) ** 2
         tiles = n * ceil(out[0] / m) * ceil(out[1] / m)
         blocks = ceil(tiles / BLOCK_TILES)
         cost = p * c * filters * (tiles + FETCH + REFETCH * (blocks - 1))
         cost += TRANSFORM * p * tiles * (c + filters)
-        if p * c * filters * 4 <= MAX_WEIGHT_BYTES and cost < 0.95 * best:
-            best, choice = cost, m
-    return choice, best
+        if p * c * filters * 4 <= MAX_WEIGHT_BYTES:
+            found[f"winograd{m}"] = cost
+    return found
+
+
+def choose(
+    low: Lowering, x: tuple[int, ...], out: tuple[int, ...], filters: int, win: Window, group: int
+) -> int:
+    """The output tile side, 4 or 2, or 0 for the direct convolution: the cheapest, or as timed."""
+    found = costs(low, x, out, filters, win, group)
+    return SIDES[low.choose("conv", found)] if len(found) > 1 else 0
+
+
+def tiles_of_block(low: Lowering, tiles: int) -> int:
+    """Tiles done together: ``BLOCK_TILES`` unless half or twice as many were faster."""
+    sizes = [s for s in (BLOCK_TILES, BLOCK_TILES // 2, 2 * BLOCK_TILES) if 0 < s < 2 * tiles]
+    if len(sizes) < 2:
+        return BLOCK_TILES
+    found = {f"tiles{s}": 1 + 0.01 * k for k, s in enumerate(sizes)}
+    return int(low.choose("tiles", found).removeprefix("tiles"))
 
 
 def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
@@ -110,7 +130,7 @@ def lower(
     tiles_h, tiles_w = ceil(oh / m), ceil(ow / m)
     tiles = n * tiles_h * tiles_w
     panels = -(-filters // nr)
-    blocks = ceil(tiles / BLOCK_TILES)
+    blocks = ceil(tiles / tiles_of_block(low, tiles))
     macs = (m + 2) ** 2 * tiles * channels * filters
     threads = low.threads_for(macs)
     groups = 1
