@@ -21,7 +21,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import backend, image, ops
+    from . import backend, image, ops, visualize
     from .model import FallbackWarning, Model, TensorInfo, load
     from .session import InferenceSession, SessionOptions
 
@@ -38,6 +38,7 @@ _LAZY = {
     "ops": "",
     "image": "",
     "backend": "",
+    "visualize": "",
 }
 
 
@@ -75,4 +76,5 @@ __all__ = [
     "image",
     "load",
     "ops",
+    "visualize",
 ]

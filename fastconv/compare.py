@@ -1,4 +1,4 @@
-"""Compare a model's values with another engine's, and find the first node that differs.
+"""Compare a model's values with another engine's.
 
 Needs the onnx package, which is imported on use.
 """
@@ -6,21 +6,15 @@ Needs the onnx package, which is imported on use.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .errors import FastconvError, OptionError, UnsupportedError
+from .errors import OptionError, UnsupportedError
 from .formats import FLOAT16, NAMES, narrowed
-from .graph import Graph
-from .passes import PIPELINE, optimize
-from .runtime.engine import Engine
-
-if TYPE_CHECKING:
-    from .model import Model
 
 #: Largest model that protobuf can write out whole.
 MAX_PROTO = 2**31 - 1
@@ -204,125 +198,3 @@ def engine(name: str | None) -> Other:
     if find_spec("onnxruntime") is None:
         raise OptionError("--against onnxruntime: not installed: pip install onnxruntime")
     return OnnxRuntime()
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where two engines part.
-
-    Attributes:
-        node, op: the first node that differs, or None when none does.
-        difference: of its output, or None.
-        optimized_only: whether the graph without optimisation agrees.
-        layer, sources: the first node of the optimised graph that differs and what was fused into
-            it, when only that graph differs.
-        passes: optimisation passes without any one of which the optimised graph agrees.
-        note: why a part of the search was not possible, or None.
-    """
-
-    node: str | None = None
-    op: str | None = None
-    difference: Difference | None = None
-    optimized_only: bool = False
-    layer: str | None = None
-    sources: tuple[str, ...] = ()
-    passes: tuple[str, ...] = ()
-    note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The finding as text."""
-        found = []
-        if self.node is not None:
-            found.append(f"first node that differs: {self.node!r} ({self.op}){self._gap()}")
-        if self.optimized_only:
-            found.append("only the optimised graph differs; without optimisation every node agrees")
-            if self.layer is not None:
-                fused = f", made of {', '.join(self.sources)}" if len(self.sources) > 1 else ""
-                found.append(
-                    f"first layer that differs: {self.layer!r} ({self.op}){fused}{self._gap()}"
-                )
-            if self.passes:
-                found.append(f"agrees without any one of these passes: {', '.join(self.passes)}")
-        if self.note:
-            found.append(self.note)
-        return found
-
-    def _gap(self) -> str:
-        d = self.difference
-        if d is None:
-            return ""
-        what = d.problem or f"differs by {d.absolute:.4g} (relative {d.relative:.4g})"
-        return f": value {d.name!r} {what}"
-
-
-def locate(
-    model: Model, path: str, feeds: Mapping[str, np.ndarray], other: Other, tolerance: float
-) -> Location:
-    """The first node whose value differs, without optimisation, else in the optimised graph."""
-    values = [o for n in model.original.nodes for o in n.outputs if o]
-    try:
-        theirs = other.run_all(path, feeds, values)
-        plain = _first(model.original, feeds, theirs, tolerance, model.threads)
-        if plain is not None:
-            return Location(plain[0].name, plain[0].op.label, plain[1])
-        fused = _first(model.graph, feeds, theirs, tolerance, model.threads)
-        blame = _blame(model, feeds, theirs, tolerance)
-    except FastconvError as e:
-        return Location(note=f"the first node that differs was not found: {e}")
-    if fused is None:
-        return Location(
-            optimized_only=True,
-            passes=blame,
-            note="no value inside the graph differs when all of them are kept",
-        )
-    node, gap = fused
-    return Location(
-        op=node.op.label,
-        difference=gap,
-        optimized_only=True,
-        layer=node.name,
-        sources=tuple(node.sources),
-        passes=blame,
-    )
-
-
-def _values(graph: Graph, names: Iterable[str], feeds: Any, threads: int) -> dict[str, Any]:
-    """The values of these names, from a copy of the graph that has them as outputs."""
-    graph = graph.copy()
-    graph.outputs = list(names)
-    return Engine(graph, threads).run(feeds)
-
-
-def _first(
-    graph: Graph,
-    feeds: Mapping[str, np.ndarray],
-    theirs: Mapping[str, Any],
-    tolerance: float,
-    threads: int,
-) -> tuple[Any, Difference] | None:
-    """The first node with an output that differs, in the graph's order."""
-    names = [o for n in graph.nodes for o in n.outputs if o in theirs]
-    ours = _values(graph, names, feeds, threads)
-    for node in graph.nodes:
-        for name in node.outputs:
-            if name in ours:
-                gap = difference(name, ours[name], theirs[name])
-                if gap.exceeds(tolerance):
-                    return node, gap
-    return None
-
-
-def _blame(
-    model: Model, feeds: Mapping[str, np.ndarray], theirs: Mapping[str, Any], tolerance: float
-) -> tuple[str, ...]:
-    """The passes without which, left out one at a time, the outputs agree."""
-    found = []
-    for name, _ in PIPELINE:
-        graph = optimize(model.original, frozenset({name}))
-        ours = _values(graph, [o.name for o in model.outputs], feeds, model.threads)
-        if not any(difference(n, y, theirs.get(n)).exceeds(tolerance) for n, y in ours.items()):
-            found.append(name)
-    return tuple(found)

@@ -6,7 +6,7 @@ kernels and fusions are those of the plan that would run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -175,6 +175,13 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
         OptionError, InputError: ``shapes`` does not fit the model.
         ShapeError: shapes in the graph do not fit together.
     """
+    return study(model, shapes)[0]
+
+
+def study(
+    model: Model, shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Description, dict[str, TensorType]]:
+    """As :func:`describe`, and the type of every value that is known."""
     sizes, notes = concrete_shapes(model, shapes)
     plans: list[Plan] = [model.prepare(sizes).plan]
     types: dict[str, TensorType] = {}
@@ -203,7 +210,7 @@ def describe(model: Model, shapes: Mapping[str, Sequence[int]] | None = None) ->
     tuned = None
     if model.tuned is not None:
         tuned = f"{model.tuned.path} ({len(model._engine.choices.used)} choices in use)"
-    return Description(sizes, outputs, model.opset, layers, totals, notes, tuned)
+    return Description(sizes, outputs, model.opset, layers, totals, notes, tuned), types
 
 
 def _run_once(
@@ -359,6 +366,11 @@ class _Runs:
         if id(node) in self.eager:
             return NUMPY, (f"numpy:{node.op.label}",), "its output's shape depends on data"
         return (VIEW if node.outputs[0] in self.seen else CONSTANT), (), None
+
+
+def examine(model: Model, plan: Plan) -> Callable[[Node], tuple[str, tuple[str, ...], str | None]]:
+    """What a plan of the model does with a node: (``Layer.runs``, names of the steps, reason)."""
+    return _Runs([plan], plan.types).of
 
 
 def foreign_reason(op: Foreign) -> str:

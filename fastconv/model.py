@@ -22,6 +22,7 @@ from .importer.tensors import numpy_dtype
 from .passes import optimize
 from .plan.choice import Choices
 from .runtime.engine import Engine, Opaque, Prepared
+from .runtime.executor import Runner
 from .threads import check_threads
 from .tuning import Tuned, find
 
@@ -236,8 +237,11 @@ class Model:
             raise InputError(
                 f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
             )
-        feeds = {n: self._checked(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
-        outs = self.run_checked(feeds)
+        hot = self._hot()
+        outs = None if hot is None else hot.run(dict(zip(types, arrays, strict=True)))
+        if outs is None:
+            feeds = {n: self._checked(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+            outs = self.run_checked(feeds)
         if self._single is not None:
             return outs[self._single]
         return [outs[o.name] for o in self.outputs]
@@ -259,17 +263,28 @@ class Model:
                     raise InputError(
                         f"no output {name!r}; the model has {', '.join(sorted(known))}"
                     )
-        other = self.for_feeds(feeds)
-        if other is not self:
-            return other.run(feeds, outputs)
-        outs = self.run_checked(self.check_feeds(feeds))
+        outs = self.run_all(feeds)
         return outs if outputs is None else {n: outs[n] for n in outputs}
+
+    def run_all(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """All outputs by name; what :meth:`run` does once it knows what is asked for."""
+        hot = self._hot()
+        if hot is not None:
+            outs = hot.run(feeds)
+            if outs is not None:
+                return outs
+        model = self.for_feeds(feeds)
+        return model.run_checked(model.check_feeds(feeds))
+
+    def _hot(self) -> Runner | None:
+        """The short way to the plan of the last run, unless inputs or outputs need a cast."""
+        return None if self._widened or self._narrowed else self._engine.hot
 
     def for_feeds(self, feeds: Mapping[str, Any]) -> Model:
         """The variant of this model in which initializers that are fed are inputs.
 
-        This model itself when none is fed. What such a value was folded into, or packed for, does not hold for
-        another, so each set of fed names is optimised and planned by itself, once.
+        This model itself when none is fed. What such a value was folded into, or packed for, does
+        not hold for another, so each set of fed names is optimised and planned by itself, once.
         """
         if not self.overridable or not isinstance(feeds, Mapping) or len(feeds) <= len(self.inputs):
             return self
@@ -315,7 +330,7 @@ class Model:
         for i in self.inputs:
             shape = tuple((shapes or {}).get(i.name, i.shape or ()))
             sizes = tuple(d for d in shape if isinstance(d, int))
-            if len(sizes) != len(shape) or i.shape is None:
+            if len(sizes) != len(shape) or (i.shape is None and i.name not in (shapes or {})):
                 raise InputError(
                     f"input {i.name!r} has shape {_text(i.shape)}: give its sizes, for example "
                     f"{i.name}={','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"

@@ -11,6 +11,15 @@ import fastconv
 sys.path.insert(0, os.path.dirname(__file__))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--graphs", type=int, default=2000, help="random networks to compare (default 2000)"
+    )
+    parser.addoption(
+        "--graphs-seed", type=int, default=0, help="number of the first random network (default 0)"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_sources(tmp_path_factory):
     """Child processes import the fastconv under test, not the source folder they would start in.

@@ -2,12 +2,14 @@
 
 ``run_op`` builds a one-node graph and runs it with a given kernel build and number of threads;
 ``check_op`` compares it with the operator's own ``compute`` in float64 and demands the same bits
-from 1, 2 and 3 threads, for every kernel build that this machine can run.
+from 1, 2 and 3 threads, for every kernel build that this machine can run. With several threads each
+step is shared, however small, and cut into as many pieces as there can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from fastconv import kernels
 from fastconv.graph import Graph, Node, Op, TensorType
 from fastconv.graph.op import fields_only
+from fastconv.plan import lowering
 from fastconv.plan.lowering import lowers
 from fastconv.plan.memory import CHANNELS_LAST
 from fastconv.runtime.engine import Engine
@@ -75,12 +78,26 @@ def run_op(
     engine = Engine(graph, threads, isa=isa)
     feeds = {n: np.ascontiguousarray(a) if a.ndim else a for n, a in feeds.items()}
     if native:
-        plan = engine.prepare(feeds).plan
+        with shared_steps(threads):
+            plan = engine.prepare(feeds).plan
         slow = [s.kernel for s in plan.steps if s.function is not None]
         assert not slow, f"no kernel was used: {slow}"
         assert not plan.eager, f"not planned: {plan.eager}"
-    result = engine.run(feeds)
+    with shared_steps(threads):
+        result = engine.run(feeds)
     return [result[o] for o in outputs]
+
+
+@contextmanager
+def shared_steps(threads: int):
+    """Plans made meanwhile share every step between the threads, in many pieces."""
+    kept = lowering.PARALLEL_WORK, lowering.PIECE_WORK
+    if threads > 1:
+        lowering.PARALLEL_WORK = lowering.PIECE_WORK = 1
+    try:
+        yield
+    finally:
+        lowering.PARALLEL_WORK, lowering.PIECE_WORK = kept
 
 
 def check_op(

@@ -299,6 +299,69 @@ def test_no_thread_spins_after_a_run():
     assert float(done.stdout) < 0.1  # a spinning thread would take 0.5 s
 
 
+def test_a_run_waits_for_no_helper_that_gets_no_processor():
+    # Helper and caller share one processor: helping can only cost, and soon is given up.
+    done = script("""
+        import statistics
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        x = np.zeros((1, 32, 64, 64), np.float32)
+        models = [fastconv.load(CHAIN, threads=t) for t in (1, 2)]
+        times = [[], []]
+        for m in models:
+            m(x)
+        for _ in range(40):
+            for m, t in zip(models, times):
+                start = time.process_time()
+                m(x)
+                t.append(time.process_time() - start)
+        print(statistics.median(times[1]) / statistics.median(times[0]))
+    """)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.5
+
+
+def test_threads_are_kept_for_the_next_run_and_not_for_every_model():
+    done = script("""
+        from fastconv.runtime import executor
+        x = np.ones((1, 32, 64, 64), np.float32)
+        counts = []
+        for threads in (1, 2, 2, 3):
+            m = fastconv.load(CHAIN, threads=threads)
+            for _ in range(3):
+                m(x)
+            counts.append(executor.helpers())
+        for threads in range(4, 40):
+            fastconv.load(CHAIN, threads=threads)(x)
+            assert executor.helpers() <= 64, executor.helpers()
+        print(counts)
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[0, 1, 1, 3]"
+
+
+def test_a_node_in_python_may_fork():
+    # Pieces of later steps are offered to helpers that the child does not have.
+    done = script("""
+        from fastconv.graph.ops.activations import Relu
+        m = fastconv.load(CHAIN, threads=2, optimize=False)
+        x = np.ones((1, 32, 64, 64), np.float32)
+        expected = m(x).tobytes()
+        from fastconv.plan.lower import LOWER
+        LOWER.pop(Relu)
+        pids, compute = [], Relu.compute
+        def forking(self, arrays):
+            if not pids:
+                pids.append(os.fork())
+            return compute(self, arrays)
+        Relu.compute = forking
+        same = fastconv.load(CHAIN, threads=2, optimize=False)(x).tobytes() == expected
+        if pids[0] == 0:
+            os._exit(0 if same else 1)
+        print(same, os.waitpid(pids[0], 0)[1])
+    """)
+    assert done.stdout.strip() == "True 0", done.stdout + done.stderr
+
+
 # What can be fed.
 
 
@@ -320,6 +383,33 @@ def test_any_array_that_holds_the_values_can_be_fed(model):
     ):
         assert model(same).tobytes() == expected
     np.testing.assert_array_equal(readonly, x)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 32, 24, 24), np.float64),
+        np.zeros((1, 32, 24, 24), np.int32),  # as many bytes
+        np.zeros((1, 31, 24, 24), np.float32),
+        np.zeros((32, 24, 24), np.float32),
+        np.zeros((1, 32, 24, 24), "M8[s]"),  # NumPy gives no buffer of it
+    ],
+    ids=lambda a: f"{a.dtype}{list(a.shape)}",
+)
+def test_a_run_that_fitted_lets_no_wrong_input_through_after_it(model, wrong):
+    model(inputs(1)[0])
+    with pytest.raises(fastconv.InputError, match="x0"):
+        model(wrong)
+    with pytest.raises(fastconv.InputError, match="x0"):
+        model.run({"x0": wrong})
+    with pytest.raises(fastconv.InputError, match="no input 'more'"):
+        model.run({"x0": inputs(1)[0], "more": wrong})
+
+
+def test_shapes_may_change_from_run_to_run(model):
+    small, large = np.ones((1, 32, 8, 8), np.float32), np.ones((2, 32, 9, 7), np.float32)
+    for x in (small, large, small, small, large, large):
+        assert model(x).shape == model.run({"x0": x})["x3"].shape == x.shape
 
 
 def test_results_of_earlier_runs_stay_as_they_are(model):

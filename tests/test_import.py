@@ -86,7 +86,14 @@ MAY_IMPORT = {
     "feeds": LEAVES,
     "peak": LEAVES | {"kernels", "plan"},
     "receptive": LEAVES | {"graph", "importer"},
-    "compare": LEAVES | {"graph", "passes", "runtime"},
+    "compare": LEAVES,
+    "visualize": LEAVES | {"graph", "passes", "runtime", "text"},
+    "layered": set(),
+    "page": set(),
+    "picture": LEAVES | {"feeds", "graph", "inspect", "text"},
+    "draw": LEAVES | {"layered", "page", "picture", "text"},
+    "check": LEAVES | {"feeds", "graph", "importer", "inspect", "model", "plan", "text"},
+    "locate": LEAVES | {"compare", "graph", "passes", "runtime"},
     "inspect": LEAVES | {"text", "feeds", "receptive", "graph", "importer", "plan"},
 }
 

@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: ``run``, ``inspect``, ``bench``, ``tune``, ``verify`` and ``info``.
+"""The ``fastconv`` command: its subcommands, a module each.
 
 Every error that a user can cause is one line on stderr and exit code 2. What a command depends on
 (NumPy, Pillow, rich, onnx) is imported when the command needs it.
@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import FastconvError
-from . import bench, info, inspect, run, tune, verify
+from . import bench, info, inspect, run, tune, verify, visualize
 
 #: Exit codes: a negative answer (``inspect --check``, ``verify``), and a failure.
 NO, FAILED = 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
-COMMANDS = (run, inspect, bench, tune, verify, info)
+COMMANDS = (run, inspect, visualize, bench, tune, verify, info)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 from typing import Any
 
 from .. import text
-from ..errors import UnsupportedError
+from ..errors import OptionError
 from .common import (
     add_json,
     add_model,
     add_shape,
-    add_thread_count,
+    add_threads,
     load_model,
     note,
     parse_shapes,
     print_json,
     print_table,
     say,
+    whole,
 )
 
 
@@ -32,16 +34,30 @@ def add_parser(commands: Any) -> None:
     )
     add_model(parser)
     add_shape(parser)
-    add_thread_count(parser)
     add_json(parser)
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only say whether every operator has native code: exit code 0 if so, else 1",
+        help="list everything that is wrong, unsupported or slow, without running: exit code 0 if "
+        "every operator runs natively, 1 if some run through onnx.reference, 2 if it cannot run",
     )
     parser.add_argument(
         "--no-optimize", action="store_true", help="show the graph as the file has it, unfused"
     )
+    parser.add_argument(
+        "--graph",
+        metavar="FILE.svg|FILE.html",
+        help="draw the graph as it runs, with shapes and kernels; the page pans and zooms",
+    )
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        type=whole(1, 10_000),
+        const=10,
+        metavar="RUNS",
+        help="with --graph: measure every layer's time over so many runs (default 10)",
+    )
+    add_threads(parser)
     parser.set_defaults(function=main)
 
 
@@ -49,6 +65,10 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if args.check:
         return check(args)
+    if args.profile and not args.graph:
+        raise OptionError("--profile goes with --graph; for a table of times use bench --profile")
+    if args.graph:
+        return graph(args)
     from .. import inspect
 
     model = load_model(args, fallback="allow", optimize=not args.no_optimize)
@@ -67,40 +87,32 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
-    """``--check``: every node that has no native code, with the reason."""
-    from ..importer.foreign import Foreign
-    from ..inspect import foreign_reason
+def graph(args: argparse.Namespace) -> int:
+    """``--graph``: draw the graph into a file."""
+    from ..draw import draw, form_of
 
-    rows: list[dict[str, Any]] = []
-    try:
-        model = load_model(args, fallback="allow")
-    except UnsupportedError as e:
-        rows.append({"name": None, "op": None, "domain": None, "opset": None, "reason": str(e)})
-    else:
-        for n in model.graph.nodes:
-            if isinstance(n.op, Foreign):
-                node = n.op.node
-                rows.append(
-                    {
-                        "name": n.name,
-                        "op": node.op_type,
-                        "domain": node.domain,
-                        "opset": n.op.opsets.get(node.domain),
-                        "reason": foreign_reason(n.op),
-                    }
-                )
+    form_of(args.graph)
+    model = load_model(args, fallback="allow", optimize=not args.no_optimize)
+    draw(model, args.graph, parse_shapes(model, args.shape), args.profile or 0)
     if args.json:
-        print_json({"model": args.model, "native": not rows, "unsupported": rows})
-    elif not rows:
-        say(f"{text.clean(args.model)}: every operator runs natively")
-    elif rows[0]["name"] is None:
-        say(f"{text.clean(args.model)}: not supported: {text.clean(rows[0]['reason'])}")
+        print_json({"model": args.model, "graph": args.graph})
     else:
-        cells = [
-            (r["name"], f"{r['domain']}.{r['op']}" if r["domain"] else r["op"], r["opset"],
-             r["reason"])
-            for r in rows
-        ]  # fmt: skip
-        print_table(("node", "op", ">opset", "reason"), cells)
-    return 1 if rows else 0
+        say(f"{text.clean(args.graph)}: the graph of {text.clean(args.model)}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> int:
+    """``--check``: everything that is wrong, unsupported or slow, at once."""
+    from ..check import check, lines, summary
+
+    def shapes(inputs: Any) -> Any:
+        return parse_shapes(SimpleNamespace(inputs=inputs), args.shape)  # type: ignore[arg-type]
+
+    report = check(args.model, shapes)
+    if args.json:
+        print_json({"model": args.model, **report.to_dict()})
+    else:
+        say(f"{text.clean(args.model)}: {summary(report)}")
+        for line in lines(report):
+            say(line)
+    return 2 if not report.runs else 0 if report.native else 1

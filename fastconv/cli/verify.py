@@ -60,6 +60,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from .. import compare
     from ..feeds import concrete_shapes, random_feeds
+    from ..locate import locate
 
     other = compare.engine(args.against)
     model = load_model(args, fallback="allow")
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     theirs = other.run(args.model, feeds)
     found = [compare.difference(o.name, ours[o.name], theirs.get(o.name)) for o in model.outputs]
     bad = any(d.exceeds(args.tolerance) for d in found)
-    where = compare.locate(model, args.model, feeds, other, args.tolerance) if bad else None
+    where = locate(model, args.model, feeds, other, args.tolerance) if bad else None
     if args.json:
         print_json(
             {

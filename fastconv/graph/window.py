@@ -104,7 +104,8 @@ def resolve_window(
         room = None if size is None else size + begin[a] + end[a] - extent
         if isinstance(room, int):
             need(
-                room >= 0,
+                # Rounded up, one window may reach past the end of an input smaller than it is.
+                room >= 0 or (ceil_mode and room > -ss[a]),
                 lambda: (
                     f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than "
                     f"the padded input (spatial {list(spatial)}, pads {[*begin, *end]})"

@@ -18,6 +18,8 @@ from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueD
 from .foreign import Foreign, captures, free_names
 from .tensors import numpy_dtype, sparse_to_array, to_array
 
+#: The oldest opset that is read.
+MIN_OPSET = 1
 #: Functions may not blow a model up beyond this many nodes.
 MAX_NODES = 1_000_000
 #: Functions may not nest deeper than this.
@@ -109,8 +111,10 @@ class Builder:
             if model.ir_version >= 3:
                 raise ModelError("the model names no opset for the ai.onnx domain (opset_import)")
             opsets[""] = 1  # older files have no such field
-        if opsets.get("", 1) < 1:
-            raise UnsupportedError(f"the model imports opset {opsets['']}; the first is 1")
+        if opsets.get("", MIN_OPSET) < MIN_OPSET:
+            raise UnsupportedError(
+                f"the model uses opset {opsets['']}; fastconv reads opset {MIN_OPSET} and newer"
+            )
         for v in g.inputs:
             if v.name in g.initializers and v.name not in fed:
                 continue

@@ -95,6 +95,8 @@ def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
     isa = isa or chosen_isa()
     lower, families = EXTENDS.get(isa, ("", FAMILIES))
+    if lower:
+        cpu_isas()  # which asks the operating system for what these kernels need
     result = dict(table(lower)) if lower else {}
     for family in families:
         module = importlib.import_module(f"{__name__}.{isa}.{family}")

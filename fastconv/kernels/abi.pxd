@@ -3,9 +3,9 @@
 A kernel is ``cdef void name(const Call* c, int thread, int threads) noexcept nogil``. It reads its
 inputs from ``c.buf[i]``, writes its outputs to the last entries of ``c.buf`` (its docstring states
 the order) and takes sizes and options from its family's struct behind ``c.params``. The executor
-calls it once per thread inside one ``prange``; each call does its own share of the work, cut by
-``share``, and no two calls write the same element. So a kernel has no barrier inside: what needs
-one is two steps. It allocates nothing; scratch memory is one of its buffers. Its arguments were
+calls it once per piece, from several threads, with the piece's number as ``thread`` and how many
+there are as ``threads``; each call does its own share of the work, cut by ``share``, and no two calls
+write the same element. So a kernel has no barrier inside: what needs one is two steps. It allocates nothing; scratch memory is one of its buffers. Its arguments were
 validated when the plan was made, so it trusts them.
 """
 

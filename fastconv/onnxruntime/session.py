@@ -175,12 +175,11 @@ class InferenceSession(Session):
             if output_names and not self._known.issuperset(output_names):
                 raise self._no_output(output_names)
             arrays = _arrays(input_feed)
-            model = model.for_feeds(arrays)
-            feeds = model.check_feeds(arrays)
             if run_options is None and self._trace is None:
-                outs = model.run_checked(feeds)
+                outs = model.run_all(arrays)
             else:
-                outs = self._run_watched(model, feeds, run_options)
+                model = model.for_feeds(arrays)
+                outs = self._run_watched(model, model.check_feeds(arrays), run_options)
         except FastconvError as e:
             raise of_run(e) from e.__cause__
         return [outs[n] for n in output_names or self._names]

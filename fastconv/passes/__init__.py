@@ -15,6 +15,7 @@ from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes
 from ..graph.ops.control import Control
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
+from .budget import Budget, Change, spending
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
@@ -41,13 +42,19 @@ PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
 ]
 
 
-def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool = True) -> Graph:
+def optimize(
+    graph: Graph,
+    disable: Collection[str] = frozenset(),
+    check: bool = True,
+    budget: Budget | None = None,
+) -> Graph:
     """A graph that computes the same with fewer nodes.
 
     Args:
         graph: left as it is; its constants are shared, not copied.
         disable: names of passes in ``PIPELINE`` to leave out.
         check: verify the graph's form before the first pass and after each.
+        budget: how many changes may be made; it learns of each. None for all of them.
 
     Raises:
         OptionError: ``disable`` names no pass.
@@ -63,8 +70,9 @@ def optimize(graph: Graph, disable: Collection[str] = frozenset(), check: bool =
     if check:
         graph.verify()
     for name, run in PIPELINE:
-        if name not in disable:
-            graph = run(graph)
+        if name not in disable and (budget is None or budget.enter(name)):
+            with spending(budget):
+                graph = run(graph)
         elif run is fold_constants:
             name_types(graph)  # the passes after it need types even so
         if check:
@@ -102,4 +110,4 @@ def _with_types(body: Graph, types: Mapping[str, TensorType]) -> Graph:
     return body
 
 
-__all__ = ["PIPELINE", "fold_constants", "infer_types", "optimize"]
+__all__ = ["PIPELINE", "Budget", "Change", "fold_constants", "infer_types", "optimize"]

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..graph import Graph, Node, Op, TensorType
 from ..graph.activation import Activation
+from .budget import current
 from .unary import as_activation, scalar_of
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})
@@ -189,7 +190,7 @@ class Rewriter:
     """Applies rules to a graph until none fires. Keeps who makes and who reads each value."""
 
     def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
-        self.graph, self.names = graph, Names(graph)
+        self.graph, self.names, self.budget = graph, Names(graph), current()
         self.everywhere = [r for r in rules if isinstance(r.pattern, Act)]
         self.rules: dict[str, list[Rule]] = {}
         for rule in rules:
@@ -225,6 +226,8 @@ class Rewriter:
                 if not rule.shared and not self._private(match):
                     continue
                 new = rule.replace(match)
+                if new is not None and self.budget is not None and not self._allowed(rule, match):
+                    return False
                 if isinstance(new, str):
                     if self._alias(node, new):
                         self._sweep(match)
@@ -233,6 +236,11 @@ class Rewriter:
                     self._put(match, new)
                     return True
         return False
+
+    def _allowed(self, rule: Rule, m: Match) -> bool:
+        assert self.budget is not None
+        merged = sorted(m.inner, key=self.position)
+        return self.budget.spend(rule.name, [s for n in merged for s in n.sources or (n.name,)])
 
     def _solve(self, p: Pattern, value: str, m: Match) -> Iterator[Match]:
         """All ways in which a pattern matches a value, given what is bound."""

@@ -31,6 +31,10 @@ F32 = np.dtype(np.float32)
 #: Work (multiply-adds, or bytes moved) below which a step stays on one thread: starting a team
 #: costs some microseconds.
 PARALLEL_WORK = 1 << 17
+#: Pieces per thread into which a shared step is cut, so that a thread that another process holds up
+#: leaves its part to the others, and the work below which a piece is not worth claiming.
+PIECES = 8
+PIECE_WORK = 1 << 17
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Step:
     places: list[Place | None]
     threads: int = 1
     macs: int = 0
+    pieces: int = 1
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
 
@@ -292,9 +297,17 @@ class Lowering:
         self.arena.buffers.append(b)
         return b
 
-    def scratch(self, nbytes: int) -> Place:
-        """Arena memory for the next step alone."""
-        return Place(self.buffer(nbytes), 0, (nbytes,), np.dtype(np.uint8))
+    def scratch(self, nbytes: int, parts: int = 0) -> Place:
+        """Arena memory for the next step alone.
+
+        Args:
+            nbytes: its size.
+            parts: the number of threads if the kernel uses an equal part of it in each of them; 1
+                if all use it together. With 0 the step is not cut into more pieces than threads.
+        """
+        place = Place(self.buffer(nbytes), 0, (nbytes,), np.dtype(np.uint8))
+        place.buffer.parts = parts
+        return place
 
     def constant(self, array: np.ndarray) -> Place:
         """A constant array as a place; kept alive by the plan."""
@@ -324,6 +337,7 @@ class Lowering:
         work: int = 0,
         macs: int = 0,
         threads: int | None = None,
+        units: int | None = None,
     ) -> None:
         """Append a kernel call; the last place is its output.
 
@@ -335,11 +349,13 @@ class Lowering:
                 several threads.
             macs: multiply-adds, for profiles.
             threads: overrides the decision.
+            units: the most pieces that make sense.
         """
         if threads is None:
             threads = self.threads_for(max(work, macs))
         self._touch(places)
-        self.steps.append(Step(kernel, self.node, params, places, threads, macs))
+        pieces = cut(threads, max(work, macs), units, places)
+        self.steps.append(Step(kernel, self.node, params, places, threads, macs, pieces))
 
     def threads_for(self, work: int) -> int:
         """How many threads a step with this much work gets."""
@@ -355,7 +371,9 @@ class Lowering:
         """Append a call of a Python function on NumPy views of plain, dense places."""
         places = [*inputs, *outputs]
         self._touch(places)
-        self.steps.append(Step(name, self.node, {}, places, 1, 0, function, n_outputs=len(outputs)))
+        self.steps.append(
+            Step(name, self.node, {}, places, 1, 0, 1, function, n_outputs=len(outputs))
+        )
 
     def _touch(self, places: list[Place | None]) -> None:
         for p in places:
@@ -376,6 +394,28 @@ class Lowering:
     def vector(self, name: str) -> int:
         """Sizes of the kernel build in use: ``VW``, ``MR``, ``NR``."""
         return kernels.constants(self.isa)[name]
+
+
+def cut(threads: int, work: int, units: int | None, places: Sequence[Place | None]) -> int:
+    """Into how many pieces a step is cut for its threads."""
+    parts = [p.buffer.parts for p in places if p is not None]
+    if threads == 1 or 0 in parts:
+        return threads
+    each = min(PIECES, work // (PIECE_WORK * threads))
+    if units is not None:
+        each = min(each, units // threads)
+    return threads * max(1, each)
+
+
+def sharing(step: Step) -> tuple[int, int, int, int]:
+    """A step's ``(threads, pieces, scratch, size)`` as the executor wants them.
+
+    ``scratch`` is which of its buffers has a part for every thread, of ``size`` bytes; -1 for none.
+    """
+    for i, p in enumerate(step.places):
+        if p is not None and p.buffer.parts == step.threads > 1:
+            return step.threads, step.pieces, i, p.buffer.nbytes // step.threads
+    return step.threads, step.pieces, -1, 0
 
 
 def reference(place: Place | None) -> tuple[int, int]:

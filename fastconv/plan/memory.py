@@ -26,6 +26,8 @@ class Buffer:
             number ``index``).
         nbytes: its size.
         first, last: the first and last step that touch it; ``offset`` follows from them.
+        parts: for scratch memory, how many threads have an equal part of it each: 1 when all of
+            them use it together, 0 when only the kernel knows. None for anything else.
     """
 
     kind: int
@@ -35,6 +37,7 @@ class Buffer:
     first: int = -1
     last: int = -1
     offset: int = -1
+    parts: int | None = None
 
     def touch(self, step: int) -> None:
         if self.first < 0:

@@ -17,7 +17,7 @@ from ..graph.ops.move import Concat
 from ..sizes import checked_size, machine_memory
 from .choice import Choices
 from .lower import LOWER
-from .lowering import F32, Lowering, PackCache, Step, reference
+from .lowering import F32, Lowering, PackCache, Step, reference, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
 from .slices import Slice, assign_slices
 
@@ -39,7 +39,7 @@ class Plan:
     """
 
     steps: list[Step]
-    entries: list[tuple[int, bytes, list[tuple[int, int]], int]]
+    entries: list[tuple[int, bytes, list[tuple[int, int]], tuple[int, int, int, int]]]
     arena_size: int
     externals: list[str]
     results: list[str]
@@ -129,9 +129,9 @@ def make_plan(
                 params = k.pack(**s.params)
             except OverflowError as e:
                 raise ShapeError(f"{s.node}: a size or an attribute is too large: {e}") from None
-            entry = (k.address, params, [reference(p) for p in s.places], s.threads)
+            entry = (k.address, params, [reference(p) for p in s.places], sharing(s))
         else:
-            entry = (0, b"", [], 1)
+            entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)
     return Plan(
         low.steps, entries, size, low.externals, results, types,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import queue
 import threading
 import weakref
 from collections import OrderedDict
@@ -24,7 +23,7 @@ from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
 from .arenas import Arenas
-from .executor import Context, Program
+from .executor import Context, Program, Runner, forget_teams
 
 #: Views of one arena that Python steps keep.
 MAX_VIEWS = 1024
@@ -34,17 +33,10 @@ DEFAULT_PLANS = 8
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
-#: The one thread that a forked child inherits. OpenMP hangs in it if it was used in the parent, as
-#: the team is gone, so runs that need a team go to a worker of the child's own instead.
-_survivor: int | None = None
-_worker: Worker | None = None
-
 
 def _after_fork() -> None:
-    """In a forked child: no lock is held, no context is in use, and OpenMP's team is gone."""
-    global _survivor, _worker
-    _survivor = threading.get_ident()
-    _worker = None
+    """In a forked child: no lock is held, and the helping threads stayed with the parent."""
+    forget_teams()
     for engine in list(_engines):
         engine._lock = threading.Lock()
         engine.arenas.after_fork()
@@ -52,45 +44,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class Worker:
-    """A thread that runs one call after another until it is told to stop."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future] | None]
-        self._calls = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="fastconv-after-fork", daemon=True).start()
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, future = call
-            try:
-                function()
-            except BaseException as e:
-                future.error = e
-            future.done.release()
-
-    def run(self, function: Callable[[], None]) -> None:
-        """Run ``function`` in the thread and wait; raises what it raises."""
-        future = Future()
-        self._calls.put((function, future))
-        future.done.acquire()
-        if future.error is not None:
-            raise future.error
-
-    def stop(self) -> None:
-        """End the thread once the call in hand is done."""
-        self._calls.put(None)
-
-
-class Future:
-    """What a call in a worker came to; ``done`` is released when it has."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
 
 
 class Prepared:
@@ -115,7 +68,25 @@ class Prepared:
             for name in plan.results
         ]
         #: Whether the results are all of the graph's outputs, with nothing left to do.
+        self.hot: Runner | None = None
         self.complete = not plan.known and not plan.eager and plan.rest is None
+
+    def runner(self, graph: Graph) -> Runner | None:
+        """The short way to run this plan; None where there is more to do than to run it."""
+        inputs = dict.fromkeys(name for _, name in self.inputs)
+        whole = list(inputs) == graph.inputs and list(self.plan.results) == graph.outputs
+        if not (self.complete and whole):
+            return None
+        types = self.plan.types
+        ins: list[tuple[int, str, tuple[int, ...], np.dtype[Any]]] = []
+        for i, name in self.inputs:
+            shape, dtype = types[name].shape, types[name].dtype
+            if shape is None or dtype is None or dtype.kind not in "biuf":
+                return None
+            ins.append((i, name, tuple(int(d) for d in shape), dtype))  # type: ignore[arg-type]
+        return Runner(
+            self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool, self.arenas
+        )
 
     def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
@@ -128,9 +99,6 @@ class Prepared:
                 result[name] = externals[i] = np.empty(shape, dtype)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
-        if _survivor is not None and self._needs_worker():
-            self._run_in_worker(externals, times)
-            return result
         self._run(externals, times)
         return result
 
@@ -149,24 +117,6 @@ class Prepared:
             raise e if isinstance(e, MemoryLimitError) else MemoryLimitError(str(e)) from None
         finally:
             self.arenas.give(arena)
-
-    def _needs_worker(self) -> bool:
-        return self.program.max_threads > 1 and threading.get_ident() == _survivor
-
-    def _run_in_worker(self, externals: list[Any], times: np.ndarray | None) -> None:
-        global _worker
-
-        def call() -> None:
-            # The context goes back to the pool when it is free, not when Ctrl-C ends the waiting.
-            self._run(externals, times)
-
-        worker, _worker = _worker or Worker(), None
-        try:
-            worker.run(call)
-        except BaseException:
-            worker.stop()  # interrupted, it may be busy for a while yet
-            raise
-        _worker = worker
 
 
 def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
@@ -251,6 +201,8 @@ class Engine:
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._bodies: dict[int, Engine] = {}
         self._lock = threading.Lock()
+        #: The short way to the plan of the last run, if it has one: see ``Runner``.
+        self.hot: Runner | None = None
         _engines.add(self)
 
     def prepare(self, feeds: Mapping[str, np.ndarray | TensorType]) -> Prepared:
@@ -269,6 +221,7 @@ class Engine:
                     self.strict, self.choices, self.half,
                 )  # fmt: skip
                 prepared = Prepared(plan, self.arenas)
+                prepared.hot = prepared.runner(self.graph)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
@@ -293,6 +246,7 @@ class Engine:
             times = np.zeros(len(plan.steps))
             profile.append((plan, times))
         values: dict[str, Any] = prepared.run(feeds, times)
+        self.hot = prepared.hot
         if prepared.complete and len(values) == len(self.graph.outputs):
             return values
         fresh = {id(v) for v in values.values()}

@@ -11,7 +11,11 @@ class Program:
         self,
         steps: list[
             tuple[
-                int, bytes, list[tuple[int, int]], int, Callable[[Context, list[Any]], None] | None
+                int,
+                bytes,
+                list[tuple[int, int]],
+                tuple[int, int, int, int],
+                Callable[[Context, list[Any]], None] | None,
             ]
         ],
         arena_size: int,
@@ -38,3 +42,18 @@ class Context:
         arena: Arena | None = None,
         times: np.ndarray | None = None,
     ) -> None: ...
+
+class Runner:
+    def __init__(
+        self,
+        program: Program,
+        n_externals: int,
+        inputs: tuple[tuple[int, str, tuple[int, ...], np.dtype[Any]], ...],
+        outputs: tuple[tuple[int, str, tuple[int, ...], np.dtype[Any]], ...],
+        pool: list[Context],
+        arenas: Any,
+    ) -> None: ...
+    def run(self, feeds: Any) -> dict[str, np.ndarray] | None: ...
+
+def forget_teams() -> None: ...
+def helpers() -> int: ...

@@ -305,7 +305,8 @@ def lower(
     scratch = low.scratch(
         checked_size(
             (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
-        )
+        ),
+        threads,
     )
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
@@ -331,4 +332,5 @@ def lower(
     low.step(
         "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
         macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
+        units=threads,  # every piece splits its weights anew
     )  # fmt: skip

@@ -259,7 +259,7 @@ def pack_at_run_time(
     """A step that packs computed weights into panels; strides in elements, see ``pack_b``."""
     nr = low.vector("NR")
     nbytes = checked_size((batch, -(-n // nr), taps, k, nr), 4, "packed weights")
-    target = low.scratch(nbytes)
+    target = low.scratch(nbytes, 1)
     low.step(
         "pack_b",
         dict(batch=batch, taps=taps, k=k, n=n, b_batch=b_batch, b_tap=b_tap, b_k=b_k, b_n=b_n),
@@ -330,7 +330,7 @@ def emit(
     zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
     macs = rows * filters * group * taps * channels
     threads = low.threads_for(macs)
-    scratch = low.scratch(checked_size((threads, max(1, taps), mr), 8, "pointer table"))
+    scratch = low.scratch(checked_size((threads, max(1, taps), mr), 8, "pointer table"), threads)
     low.step(
         "conv", params, [x, weights, bias, residual, zeros, scratch, y], macs=macs, threads=threads
     )

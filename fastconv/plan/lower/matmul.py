@@ -94,7 +94,7 @@ def product(
     if m == 1 and batch == 1:
         low.step(
             "gemv", dict(k=k, n=n, **epilogue(act)), [x, packed, bias, None, y], work=4 * k * n,
-            macs=k * n,
+            macs=k * n, units=n // (4 * low.vector("NR")),  # the kernel does four panels at a time
         )  # fmt: skip
         return
     nr, mr = low.vector("NR"), low.vector("MR")
@@ -109,7 +109,7 @@ def product(
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", 1), lambda: aligned_zeros((1,)))
-    scratch = low.scratch(checked_size((threads, mr), 8))
+    scratch = low.scratch(checked_size((threads, mr), 8), threads)
     low.step("conv", params, [x, packed, bias, None, zeros, scratch, y], macs=macs, threads=threads)
 
 

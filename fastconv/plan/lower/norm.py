@@ -287,7 +287,7 @@ def local_response(low: Lowering, node: Node) -> Any:
     work = x.nbytes * size
     threads = low.threads_for(work)
     width = c + size + 2 * low.vector("VW")
-    scratch = low.scratch(checked_size((threads, width), 4, "squares"))
+    scratch = low.scratch(checked_size((threads, width), 4, "squares"), threads)
     low.step(
         "lrn",
         dict(

@@ -112,6 +112,6 @@ def blend(
     threads = low.threads_for(max(macs, y.nbytes))
     scratch = None
     if row is not None and col is not None:
-        scratch = low.scratch(checked_size((threads, w, c), 4, "interpolation rows"))
+        scratch = low.scratch(checked_size((threads, w, c), 4, "interpolation rows"), threads)
     params = dict(n=n, h=h, w=w, c=c, oh=oh, ow=ow, h_taps=taps[0], w_taps=taps[1])
     low.step("blend", params, [x, *places, scratch, y], work=macs, macs=macs, threads=threads)

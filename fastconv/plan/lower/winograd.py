@@ -144,7 +144,9 @@ def lower(
     yn, _, yh, yw = pixel_strides(y)
     rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
     row = -(-channels // 16) * 16 + block_panels * nr
-    scratch = low.scratch(checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"))
+    scratch = low.scratch(
+        checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"), threads
+    )
     params = dict(
         n=n, h=x.shape[2], w=x.shape[3], channels=channels, x_n=xn, x_h=xh, x_w=xw,
         oh=oh, ow=ow, filters=filters, y_n=yn, y_h=yh, y_w=yw, r_n=rn, r_h=rh, r_w=rw,

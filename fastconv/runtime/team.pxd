@@ -1,0 +1,309 @@
+"""The threads that help one run, and how they share a step's pieces.
+
+A team is one OpenMP region that stays open: its threads serve run after run, and sleep in between.
+Entering a region for every step would cost a fork and a join each, the join would wait for every
+thread (also for one that another process keeps from its core), and an OpenMP runtime lets idle
+threads spin for as long as it likes.
+
+A step is cut into pieces. The caller takes them from the front, the helpers from the back (so that
+each finds in its cache what it left there), all by compare-and-swap on one word, ``open``: its low
+24 bits are the first piece that is left, the next 24 the end, the top 16 how many threads may take
+part. A step is over when its pieces are done. A thread that holds none is not waited for, and once
+no piece is left nobody looks at anything of the run's. So a helper that comes late, or not at all,
+costs nothing.
+
+A helper that another process keeps from its core while it holds a piece does hold up the run, and one
+that shares the caller's core only takes its time. Where helpers cost much of what they bring, the
+caller goes on alone for a while (``back_off``), longer each time that it happens again soon.
+
+Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. Whoever
+has news looks for sleepers after telling it, and sleepers for news after saying that they sleep,
+both in sequentially consistent order, so one of the two sees the other.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
+
+from fastconv.kernels.abi cimport Call, kernel_fn
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sched.h>
+    #define fastconv_cpu() sched_getcpu()
+    #else
+    #define fastconv_cpu() (-1)     /* not to be known: taken as different */
+    #endif
+    #include <pthread.h>
+    #include <time.h>
+    static inline int64_t fastconv_now(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    /* Flush denormals to zero; the caller's mode is put back afterwards. */
+    #if defined(__SSE2__)
+    #include <xmmintrin.h>
+    static inline unsigned long fastconv_flush(void) {
+        unsigned int old = _mm_getcsr();
+        _mm_setcsr(old | 0x8040);
+        return old;
+    }
+    static inline void fastconv_restore(unsigned long old) { _mm_setcsr((unsigned int)old); }
+    static inline void fastconv_pause(void) { _mm_pause(); }
+    #elif defined(__aarch64__)
+    static inline unsigned long fastconv_flush(void) {
+        unsigned long old;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+        __asm__ volatile("msr fpcr, %0" : : "r"(old | (1ul << 24)));
+        return old;
+    }
+    static inline void fastconv_restore(unsigned long old) {
+        __asm__ volatile("msr fpcr, %0" : : "r"(old));
+    }
+    static inline void fastconv_pause(void) { __asm__ volatile("yield"); }
+    #else
+    static inline unsigned long fastconv_flush(void) { return 0; }
+    static inline void fastconv_restore(unsigned long old) { (void)old; }
+    static inline void fastconv_pause(void) {}
+    #endif
+    #define fastconv_get(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+    #define fastconv_get_seq(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+    #define fastconv_put(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+    #define fastconv_put_seq(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
+    #define fastconv_add_seq(p, v) __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)
+    static inline int fastconv_swap(uint64_t *p, uint64_t old, uint64_t value) {
+        return __atomic_compare_exchange_n(p, &old, value, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+    }
+    #if defined(_OPENMP)
+    #define FASTCONV_OPENMP 1
+    #else
+    #define FASTCONV_OPENMP 0
+    #endif
+    """
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    bint FASTCONV_OPENMP
+    int64_t fastconv_now() noexcept nogil
+    unsigned long fastconv_flush() noexcept nogil
+    void fastconv_restore(unsigned long) noexcept nogil
+    void fastconv_pause() noexcept nogil
+    int fastconv_cpu() noexcept nogil
+    uint64_t get_open "fastconv_get"(uint64_t*) noexcept nogil
+    uint64_t get_open_seq "fastconv_get_seq"(uint64_t*) noexcept nogil
+    int64_t get_done "fastconv_get"(int64_t*) noexcept nogil
+    int64_t get_done_seq "fastconv_get_seq"(int64_t*) noexcept nogil
+    int get_flag "fastconv_get_seq"(int*) noexcept nogil
+    void put_done "fastconv_put"(int64_t*, int64_t) noexcept nogil
+    void put_open "fastconv_put_seq"(uint64_t*, uint64_t) noexcept nogil
+    void put_flag "fastconv_put_seq"(int*, int) noexcept nogil
+    void add_flag "fastconv_add_seq"(int*, int) noexcept nogil
+    void add_done "fastconv_add_seq"(int64_t*, int64_t) noexcept nogil
+    bint swap "fastconv_swap"(uint64_t*, uint64_t, uint64_t) noexcept nogil
+    int pthread_mutex_init(pthread_mutex_t*, void*) noexcept nogil
+    int pthread_mutex_destroy(pthread_mutex_t*) noexcept nogil
+    int pthread_mutex_lock(pthread_mutex_t*) noexcept nogil
+    int pthread_mutex_unlock(pthread_mutex_t*) noexcept nogil
+    int pthread_cond_init(pthread_cond_t*, void*) noexcept nogil
+    int pthread_cond_destroy(pthread_cond_t*) noexcept nogil
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*) noexcept nogil
+    int pthread_cond_signal(pthread_cond_t*) noexcept nogil
+    int pthread_cond_broadcast(pthread_cond_t*) noexcept nogil
+
+cdef enum:
+    #: Nanoseconds of spinning before a thread sleeps: some times what waking one up costs.
+    SPIN = 50_000
+    #: Pauses between two looks at the clock.
+    PAUSES = 16
+    #: For how many nanoseconds a caller goes on alone: first and at most where helpers were held up
+    #: (to try again may cost some milliseconds), and where one had the caller's core (to try again
+    #: costs some microseconds). After GOOD_TIME with little loss it is the first time again.
+    FIRST_BACK_OFF = 250_000
+    LAST_BACK_OFF = 32_000_000
+    CROWDED_BACK_OFF = 500_000
+    GOOD_TIME = 10_000_000
+    #: Buffers that a step with scratch memory per thread may have.
+    MAX_BUFFERS = 16
+    FIELD = (1 << 24) - 1
+
+
+cdef struct team_t:
+    # What all threads claim from, what helpers report, what a piece is and who sleeps each have
+    # cache lines of their own.
+    uint64_t open
+    char pad0[120]
+    int64_t done
+    char pad1[120]
+    kernel_fn kernel
+    const Call* call
+    int64_t scratch_size
+    int pieces, n_buffers, scratch
+    int cpu                     # where the caller was
+    char pad2[88]
+    int sleepers, caller_sleeps, crowded, stop
+    char pad3[112]
+    # The caller's own, in nanoseconds: until when and for how long it goes on alone, and since then
+    # the time of shared steps, and what it waited of that for helpers held up.
+    int64_t alone_until, back_off, shared, lost
+    pthread_mutex_t lock
+    pthread_cond_t work, finished
+
+
+cdef inline int64_t left(uint64_t open, int slot) noexcept nogil:
+    """How many pieces the thread may still claim."""
+    if <uint64_t>slot >= open >> 48:
+        return 0
+    return <int64_t>(open >> 24 & FIELD) - <int64_t>(open & FIELD)
+
+
+cdef inline void execute(
+    kernel_fn kernel, const Call* call, int n_buffers, int scratch, int64_t size, int slot,
+    int piece, int pieces,
+) noexcept nogil:
+    """One piece of a step, done by thread ``slot``.
+
+    Kernels find their scratch at ``piece * size``, but there is one per thread: the pointer is
+    moved so that they hit the thread's own.
+    """
+    cdef Call own
+    cdef void* buffers[MAX_BUFFERS]
+    if scratch < 0 or piece == slot:
+        kernel(call, piece, pieces)
+        return
+    memcpy(buffers, call.buf, n_buffers * sizeof(void*))
+    buffers[scratch] = <char*>buffers[scratch] + (slot - piece) * size
+    own.buf = buffers
+    own.params = call.params
+    kernel(&own, piece, pieces)
+
+
+cdef inline void judge(team_t* t, int64_t start, int64_t end) noexcept nogil:
+    """After a shared step: whether the helpers are worth it."""
+    t.shared += end - start
+    if get_flag(&t.crowded):
+        put_flag(&t.crowded, 0)
+        t.alone_until = end + CROWDED_BACK_OFF
+    elif t.lost * 5 > t.shared * 2:
+        t.back_off = min(max(2 * t.back_off, <int64_t>FIRST_BACK_OFF), <int64_t>LAST_BACK_OFF)
+        t.alone_until = end + t.back_off
+        t.shared = 0
+        t.lost = 0
+    elif t.shared > GOOD_TIME:
+        t.shared = 0
+        t.lost = 0
+        t.back_off = 0
+
+
+cdef inline void share_step(
+    team_t* t, kernel_fn kernel, const Call* call, int n_buffers, int scratch, int64_t size,
+    int threads, int pieces, int64_t now,
+) noexcept nogil:
+    """The caller's part of a step: offer its pieces, do what the helpers leave, wait for theirs.
+
+    ``now`` is the time at which it is called.
+    """
+    cdef uint64_t open
+    cdef int64_t start = 0, time, limit = SPIN, mine = 0
+    cdef int spins = 0
+    t.kernel = kernel
+    t.call = call
+    t.pieces = pieces
+    t.n_buffers = n_buffers
+    t.scratch = scratch
+    t.scratch_size = size
+    t.cpu = fastconv_cpu()
+    put_done(&t.done, 0)
+    put_open(&t.open, <uint64_t>threads << 48 | <uint64_t>pieces << 24)
+    if get_flag(&t.sleepers):
+        pthread_mutex_lock(&t.lock)
+        put_flag(&t.sleepers, 0)
+        pthread_cond_broadcast(&t.work)
+        pthread_mutex_unlock(&t.lock)
+    while True:
+        open = get_open(&t.open)
+        if left(open, 0) <= 0:
+            break
+        if swap(&t.open, open, open + 1):
+            execute(kernel, call, n_buffers, scratch, size, 0, <int>(open & FIELD), pieces)
+            mine += 1
+    while get_done(&t.done) != pieces - mine:
+        fastconv_pause()
+        spins += 1
+        if spins % PAUSES:
+            continue
+        time = fastconv_now()
+        if start == 0:
+            start = time
+            # A helper may have begun a piece just now.
+            limit = 2 * SPIN + 2 * ((start - now) // max(mine, 1))
+        elif time - start > limit:
+            pthread_mutex_lock(&t.lock)
+            put_flag(&t.caller_sleeps, 1)
+            while get_done_seq(&t.done) != pieces - mine:
+                pthread_cond_wait(&t.finished, &t.lock)
+            put_flag(&t.caller_sleeps, 0)
+            pthread_mutex_unlock(&t.lock)
+            t.lost += fastconv_now() - start
+            break
+
+
+cdef inline bint sleep(team_t* t, int slot, bint crowded) noexcept nogil:
+    """Wait until there are pieces for this helper; False when it is dismissed.
+
+    A crowded helper leaves the pieces of now to the caller.
+    """
+    pthread_mutex_lock(&t.lock)
+    add_flag(&t.sleepers, 1)
+    while not get_flag(&t.stop) and (crowded or left(get_open_seq(&t.open), slot) <= 0):
+        crowded = False
+        pthread_cond_wait(&t.work, &t.lock)
+        # Who wakes sleepers up has set their count to zero.
+        if left(get_open_seq(&t.open), slot) <= 0:
+            add_flag(&t.sleepers, 1)
+    pthread_mutex_unlock(&t.lock)
+    return not get_flag(&t.stop)
+
+
+cdef inline void serve(team_t* t, int slot) noexcept nogil:
+    """A helper's life: do pieces, wait for more, until the team is dismissed."""
+    cdef uint64_t open
+    cdef int64_t start = 0
+    cdef int spins = 0
+    cdef bint crowded = False
+    fastconv_flush()
+    while True:
+        open = get_open(&t.open)
+        if left(open, slot) > 0 and not crowded:
+            if swap(&t.open, open, open - (<uint64_t>1 << 24)):
+                execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot,
+                        <int>(open >> 24 & FIELD) - 1, t.pieces)
+                add_done(&t.done, 1)
+                if get_flag(&t.caller_sleeps):
+                    pthread_mutex_lock(&t.lock)
+                    pthread_cond_signal(&t.finished)
+                    pthread_mutex_unlock(&t.lock)
+                spins = 0
+                start = 0
+            continue
+        fastconv_pause()
+        spins += 1
+        if spins % PAUSES and not crowded:
+            continue
+        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        if crowded:
+            put_flag(&t.crowded, 1)
+        elif start == 0:
+            start = fastconv_now()
+            continue
+        elif fastconv_now() - start <= SPIN:
+            continue
+        if not sleep(t, slot, crowded):
+            return
+        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        spins = 0
+        start = 0
