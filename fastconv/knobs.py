@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from .errors import OptionError
+from .records import record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Knob:
     """One environment variable: its name, what it does, and the values it may have."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from .errors import FastconvError, InputError, OptionError, UnsupportedError
 from .formats import NAMES, held_dtype, narrowed, outer_dtype, rounded
 from .graph import Graph, Node, Sym, TensorType
-from .graph.ops.control import Control
 from .importer.build import build_graph, value_type
 from .importer.defs import ValueDef
 from .importer.foreign import Foreign
@@ -266,13 +265,20 @@ class Model:
         outs = self.run_all(feeds)
         return outs if outputs is None else {n: outs[n] for n in outputs}
 
-    def run_all(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """All outputs by name; what :meth:`run` does once it knows what is asked for."""
+    def run_all(
+        self, feeds: Any, convert: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """All outputs by name; what :meth:`run` does once it knows what is asked for.
+
+        ``convert`` is applied to feeds that are no dict of arrays that fit as they are.
+        """
         hot = self._hot()
         if hot is not None:
             outs = hot.run(feeds)
             if outs is not None:
                 return outs
+        if convert is not None:
+            feeds = convert(feeds)
         model = self.for_feeds(feeds)
         return model.run_checked(model.check_feeds(feeds))
 
@@ -448,8 +454,9 @@ def all_nodes(graph: Graph) -> Iterator[Node]:
     """The nodes of a graph and of the subgraphs in it."""
     for node in graph.nodes:
         yield node
-        if isinstance(node.op, Control):
-            for body in node.op.bodies.values():
+        if node.op.control:
+            op: Any = node.op
+            for body in op.bodies.values():
                 yield from all_nodes(body)
 
 

@@ -14,8 +14,8 @@ _CGROUP = "/sys/fs/cgroup"
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as f:
-            return f.read().strip()
+        with open(path, "rb") as f:
+            return f.read().decode("utf-8", "replace").strip()
     except OSError:
         return ""
 

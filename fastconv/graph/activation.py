@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..records import record
 
 #: Names in the order of ``enum Act`` in ``kernels/vmath.pxd``: a kind's code is its index.
 KINDS = (
@@ -13,7 +13,7 @@ KINDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Activation:
     """One element-wise function and its parameters.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ..errors import FastconvError, ModelError
+from ..records import record
 from .op import Op
 from .symbols import Dim, is_static
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class TensorType:
     """Element type and shape of a value.
 
@@ -24,6 +25,11 @@ class TensorType:
 
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
+
+    def __init__(self, dtype: np.dtype[Any] | None, shape: tuple[Dim, ...] | None) -> None:
+        values = self.__dict__
+        values["dtype"] = dtype
+        values["shape"] = shape
 
     @property
     def rank(self) -> int | None:
@@ -44,7 +50,7 @@ class TensorType:
 UNKNOWN = TensorType(None, None)
 
 
-@dataclass
+@record
 class Node:
     """One operator application.
 
@@ -62,11 +68,25 @@ class Node:
     name: str
     sources: tuple[str, ...] = ()
 
+    def __init__(
+        self,
+        op: Op,
+        inputs: list[str],
+        outputs: list[str],
+        name: str,
+        sources: tuple[str, ...] = (),
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.outputs = outputs
+        self.name = name
+        self.sources = sources
+
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.op.label})"
 
 
-@dataclass
+@record
 class Graph:
     """Nodes in topological order over named values.
 

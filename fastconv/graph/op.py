@@ -10,18 +10,34 @@ lowering in ``plan/lower`` and, for speed, a kernel.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..errors import ShapeError
+from ..lazy import LazyTable, importer
 
 if TYPE_CHECKING:
     from .core import TensorType
 
 
 C = TypeVar("C", bound=type)
+
+
+@cache
+def field_defaults(
+    cls: type[Any],
+) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Callable[[], Any]]]:
+    """A dataclass's fields in order, their defaults, and what makes a default."""
+    missing = dataclasses.MISSING
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    return (
+        tuple(f.name for f in fields),
+        {f.name: f.default for f in fields if f.default is not missing},
+        {f.name: f.default_factory for f in fields if f.default_factory is not missing},
+    )
 
 
 def fields_only(cls: C) -> C:
@@ -42,32 +58,34 @@ class Op:
         arity: least and most number of inputs (most −1: any number).
         n_outputs: most number of outputs (−1: any number).
         deterministic: whether equal inputs give equal outputs (false for random numbers).
+        dynamic: whether no shape rule can foresee the outputs (sequences, control flow).
+        control: whether the operator runs subgraphs (``ops.control.Control``).
     """
 
     domain: ClassVar[str] = ""
     arity: ClassVar[tuple[int, int]] = (1, 1)
     n_outputs: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
+    dynamic: ClassVar[bool] = False
+    control: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = [f for f in dataclasses.fields(self) if f.init]
-        if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes at most {len(fields)} attributes")
-        given = dict(zip((f.name for f in fields), args))
+        names, defaults, factories = field_defaults(type(self))  # type: ignore[arg-type]  # mypy looks at instances
+        if len(args) > len(names):
+            raise TypeError(f"{type(self).__name__} takes at most {len(names)} attributes")
+        values = self.__dict__
+        values.update(defaults)
+        given = dict(zip(names, args))
         for name, value in kwargs.items():
-            if name in given or not any(f.name == name for f in fields):
+            if name in given or name not in names:
                 raise TypeError(f"{type(self).__name__} got an unexpected attribute {name!r}")
             given[name] = value
-        for f in fields:
-            if f.name in given:
-                value = given[f.name]
-            elif f.default is not dataclasses.MISSING:
-                value = f.default
-            elif f.default_factory is not dataclasses.MISSING:
-                value = f.default_factory()
-            else:
-                raise TypeError(f"{type(self).__name__} needs an attribute {f.name!r}")
-            object.__setattr__(self, f.name, value)
+        values.update(given)
+        if len(values) < len(names):
+            for name in names:
+                if name not in values and name not in factories:
+                    raise TypeError(f"{type(self).__name__} needs an attribute {name!r}")
+            values.update((n, make()) for n, make in factories.items() if n not in given)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}")
@@ -121,8 +139,56 @@ class Op:
         raise NotImplementedError
 
 
-#: (domain, op_type) → class.
-REGISTRY: dict[tuple[str, str], type[Op]] = {}
+#: The families' operators, of any domain: a name found here costs the import of its family alone,
+#: any other that of all families.
+FAMILIES = {
+    "activations": "Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Elu Selu Celu "
+    "Softplus Softsign Mish Gelu Swish ThresholdedRelu Shrink",
+    "binary": "Add Sub Mul Div Pow Mod Min Max Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift",
+    "conv": "Conv ConvTranspose",
+    "elementwise": "",
+    "legacy": "AxisBroadcast CastNarrow",
+    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND OneHot NonZero Compress "
+    "Unique",
+    "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
+    "Where Cast CastLike Identity Dropout",
+    "matmul": "Gemm MatMul Einsum",
+    "move": "Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth ChannelShuffle "
+    "Trilu ReverseSequence CenterCropPad",
+    "norm": "Softmax LogSoftmax Hardmax FlatSoftmax FlatLogSoftmax FlatHardmax LpNormalization "
+    "BatchNormalization InstanceNormalization GroupNormalization GroupNormalization18 "
+    "LayerNormalization RMSNormalization LRN MeanVarianceNormalization",
+    "pool": "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool",
+    "recurrent": "RNN GRU LSTM",
+    "recurrent_quant": "DynamicQuantizeLSTM",
+    "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
+    "ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum CumProd",
+    "resize": "Resize GridSample",
+    "sequence": "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceAt "
+    "SequenceLength SplitToSequence ConcatFromSequence Optional OptionalHasElement "
+    "OptionalGetElement",
+    "spectral": "DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix",
+    "vision": "DeformConv RoiAlign NonMaxSuppression AffineGrid Col2Im",
+    "shape": "Reshape Flatten Squeeze Unsqueeze Shape Size ConstantOfShape Range Constant EyeLike",
+    "unary": "Erf Exp Log Sqrt Reciprocal Floor Ceil Round Sin Cos Abs Neg Sign Tan Asin Acos Atan "
+    "Sinh Cosh Asinh Acosh Atanh",
+}
+_FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names.split()}
+_load_family = importer("fastconv.graph.ops")
+
+
+def _all_families() -> Iterable[str]:
+    from . import ops
+
+    return ops.__all__
+
+
+def _where(key: tuple[str, str]) -> str | None:
+    return _FAMILY_OF.get(key[1])
+
+
+#: (domain, op_type) → class. Families are imported when an operator of theirs is asked for.
+REGISTRY: LazyTable[tuple[str, str], type[Op]] = LazyTable(_load_family, _all_families, _where)
 
 T = TypeVar("T", bound=type[Op])
 

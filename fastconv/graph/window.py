@@ -6,16 +6,17 @@ Source: ONNX operators Conv-22, ConvTranspose-22, MaxPool-22, AveragePool-22.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from ..records import record
 from .op import need
 from .symbols import Dim
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Window:
     """A window over the spatial axes, every attribute spelled out per axis.
 
@@ -85,6 +86,21 @@ def resolve_window(
         ShapeError: bad attributes, or the window does not fit into the padded input.
         SymbolicError: a SAME pad needs the value of a symbol.
     """
+    try:
+        return _resolved(spatial, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    except TypeError:  # a list among the arguments, or arithmetic with an unknown size
+        return _resolve(spatial, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+
+
+def _resolve(
+    spatial: Sequence[Dim],
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str,
+    ceil_mode: bool,
+) -> Window:
     rank = len(spatial)
     ks, ss, ds, ps = check_window(rank, kernel_shape, strides, dilations, pads, auto_pad)
     begin, end, out = list(ps[:rank]), list(ps[rank:]), []
@@ -121,3 +137,7 @@ def resolve_window(
         else:
             out.append(room // ss[a] + 1)
     return Window(ks, ss, ds, (*begin, *end), tuple(out))
+
+
+#: The layers of a network repeat a few geometries, each of which is asked for several times.
+_resolved = lru_cache(maxsize=1024)(_resolve)

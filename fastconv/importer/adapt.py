@@ -14,8 +14,6 @@ import numpy as np
 from ..errors import ModelError, UnsupportedError
 from ..formats import NAMES
 from ..graph import Op
-from ..graph.ops.legacy import AxisBroadcast
-from ..graph.ops.resize import OPSET_10
 from .defs import DATA_TYPES
 
 
@@ -96,12 +94,16 @@ def _consumed(d: Draft) -> None:
 def _broadcast_attribute(d: Draft) -> None:
     """Opset 6: the second input's axes are those of the first from ``axis`` on."""
     axis, broadcast = d.attrs.pop("axis", None), d.attrs.pop("broadcast", 0)
+    from ..graph.ops.legacy import AxisBroadcast
+
     if broadcast and axis is not None:
         d.inputs[1] = d.insert(AxisBroadcast(int(axis)), [d.inputs[1], d.inputs[0]])
 
 
 @until(7, "PRelu")
 def _channel_slopes(d: Draft) -> None:
+    from ..graph.ops.legacy import AxisBroadcast
+
     d.inputs[1] = d.insert(AxisBroadcast(1), [d.inputs[1], d.inputs[0]])
 
 
@@ -281,6 +283,8 @@ def _old_resize(d: Draft) -> None:
 
     Nearest rounds that down, or up where an axis shrinks, as the examples of Resize-10 do.
     """
+    from ..graph.ops.resize import OPSET_10
+
     d.inputs[1:] = ["", *d.inputs[1:2]]
     d.attrs["coordinate_transformation_mode"] = "asymmetric"
     d.attrs["nearest_mode"] = OPSET_10

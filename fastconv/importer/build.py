@@ -11,10 +11,8 @@ import numpy as np
 from .. import formats
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
-from ..graph import ops as _ops  # noqa: F401  (fills the registry)
-from ..graph.ops.control import CONTROL
-from .adapt import Draft, adapt
-from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, TensorDef, ValueDef
+from .adapt import ADAPTATIONS, Draft, adapt
+from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
 from .foreign import Foreign, captures, free_names
 from .tensors import numpy_dtype, sparse_to_array, to_array
 
@@ -49,6 +47,8 @@ def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
     return result
 
 
+#: Operators with subgraphs that run natively.
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 #: Operators whose first output has the element type of another input than the first.
 TYPE_GIVER = {"Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1}
 #: Operators whose outputs have an element type that has nothing to do with that of their inputs.
@@ -61,6 +61,12 @@ OWN_TYPE = {
 }  # fmt: skip
 #: Operators of which later outputs have that type too (of all others only the first).
 ALL_OUTPUTS = frozenset({"Split", "BatchNormalization", "LSTM", "GRU", "RNN", "Unique"})
+
+
+@cache
+def required(cls: type[Op]) -> tuple[str, ...]:
+    """The attributes that an operator must have."""
+    return tuple(name for name, (_, _, needed) in schema(cls).items() if needed)  # type: ignore[arg-type]
 
 
 def build_graph(model: Model, fed: frozenset[str] = frozenset()) -> Graph:
@@ -101,6 +107,8 @@ class Builder:
         self.consts: dict[str, np.ndarray] = {}
         self.formats: dict[str, int] = {}
         self.made = 0
+        #: Operators by class and attributes; the attributes are kept so that ids stay theirs.
+        self.ops: dict[tuple[Any, ...], tuple[Op, tuple[Attr, ...]]] = {}
         self.names: set[str] = set()
 
     def build(self, fed: frozenset[str] = frozenset()) -> Graph:
@@ -158,8 +166,7 @@ class Builder:
             self.consts[name] = self._named(self._array, t, f"initializer {name!r}")
             self._state(name, t.data_type)
         for name, s in g.sparse_initializers.items():
-            read = self._named(sparse_to_array, s, f"sparse initializer {name!r}")
-            self.consts[name] = formats.widened(read)
+            self.consts[name] = self._named(self._dense, s, f"sparse initializer {name!r}")
             self._state(name, s.values.data_type)
         inputs: list[str] = []
         types: dict[str, TensorType] = {}
@@ -189,11 +196,6 @@ class Builder:
         graph.verify()
         return graph
 
-    def _array(self, tensor: TensorDef, model: Model | None = None) -> np.ndarray:
-        """A stored tensor as a graph holds it."""
-        array = to_array(tensor, self.model)
-        return formats.widened(array) if array.dtype == np.float16 else array
-
     def _state(self, name: str, elem_type: int | None) -> None:
         """Note that the file says what the elements of a value are."""
         if elem_type is not None and elem_type in formats.NAMES:
@@ -206,9 +208,20 @@ class Builder:
             names.update(n.outputs)
         return names
 
+    def _array(self, t: TensorDef) -> np.ndarray:
+        """A stored tensor as a graph holds it.
+
+        It stays where it lies, aligned or not: plans copy what kernels read as it is.
+        """
+        array = to_array(t, self.model, aligned=False)
+        return formats.widened(array) if array.dtype == np.float16 else array
+
+    def _dense(self, s: SparseTensorDef) -> np.ndarray:
+        return formats.widened(sparse_to_array(s, self.model))
+
     def _named(self, read: Any, value: Any, what: str) -> np.ndarray:
         try:
-            return read(value, self.model)
+            return read(value)
         except FastconvError as e:
             raise type(e)(str(e) if what in str(e) else f"{what}: {e}") from None
 
@@ -242,9 +255,9 @@ class Builder:
         if len(values) != 1 or len(n.outputs) != 1:
             raise ModelError(f"node {name!r} (Constant) needs exactly one value and one output")
         ((key, value),) = values.items()
-        makers = {
-            "value": lambda v: self._array(v),
-            "sparse_value": lambda v: formats.widened(sparse_to_array(v, self.model)),
+        makers: dict[str, Any] = {
+            "value": self._array,
+            "sparse_value": self._dense,
             "value_float": lambda v: np.array(v, np.float32),
             "value_floats": lambda v: np.array(v, np.float32),
             "value_int": lambda v: np.array(v, np.int64),
@@ -306,7 +319,7 @@ class Builder:
         cls = REGISTRY.get((draft.domain, draft.op_type))
         if cls is None:
             return self._foreign(n, name, opsets)
-        op = make_op(cls, draft.attrs, n)
+        op = self._op(cls, draft, n)
         parts = getattr(op, "num_outputs", None)
         if parts is not None and parts != len(draft.outputs):
             raise ModelError(f"num_outputs is {parts}, but {len(draft.outputs)} outputs are named")
@@ -345,7 +358,9 @@ class Builder:
 
     def _control(self, n: NodeDef, name: str, opsets: dict[str, int]) -> Node:
         """If, Loop, Scan or SequenceMap: its subgraphs become graphs of their own."""
-        cls = CONTROL[n.op_type]
+        from ..graph.ops.control import CONTROL as CLASSES
+
+        cls = CLASSES[n.op_type]
         bodies: dict[str, Graph] = {}
         captured: dict[str, None] = {}
         settings: dict[str, Any] = {}
@@ -366,6 +381,20 @@ class Builder:
             if o and code is not None:
                 self.formats.setdefault(o, code)
         return Node(op, [*n.inputs, *captured], list(n.outputs), name, (name,))
+
+    def _op(self, cls: type[Op], draft: Draft, n: NodeDef) -> Op:
+        """The operator of a node. Equal nodes share one, as an operator never changes.
+
+        Equal attributes are mostly one object (see the reader), so their identity is compared.
+        """
+        if draft.op_type in ADAPTATIONS or draft.op_type != n.op_type:
+            return make_op(cls, draft.attrs, n)
+        given = tuple(n.attributes.values())
+        key = (cls, *map(id, given))
+        known = self.ops.get(key)
+        if known is None:
+            known = self.ops[key] = (make_op(cls, draft.attrs, n), given)
+        return known[0]
 
     def _old(self, n: NodeDef, opset: int) -> bool:
         """Whether an operator that exists no more is adapted into one that does."""
@@ -463,8 +492,8 @@ def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:
         if given is not None and given.value is value and given.type not in types:
             raise ModelError(f"attribute {name!r} is {given.type}, expected {' or '.join(types)}")
         values[name] = attr_value(name, value, kind)
-    for name, (_, _, required) in known.items():
-        if required and name not in values:
+    for name in required(cls):  # type: ignore[arg-type]
+        if name not in values:
             raise ModelError(f"{n.op_type} needs an attribute {name!r}")
     return cls(**values)
 

@@ -7,10 +7,12 @@ values are Python values. The structures compare by identity, as arrays have no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
+
+from ..records import record
 
 #: ``TensorProto.DataType`` numbers and their names.
 DATA_TYPES: dict[int, str] = {
@@ -66,7 +68,7 @@ ATTRIBUTE_TYPES: dict[int, str] = {
 Kind = Literal["tensor", "sequence", "optional", "map", "sparse_tensor", "opaque"]
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class TensorDef:
     """A stored tensor (``TensorProto``): its shape, its logical type and where its data lie.
 
@@ -95,7 +97,7 @@ class TensorDef:
         return DATA_TYPES.get(self.data_type, f"type {self.data_type}")
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class SparseTensorDef:
     """A sparse tensor in coordinate form (``SparseTensorProto``); its name is ``values.name``."""
 
@@ -109,7 +111,7 @@ class SparseTensorDef:
         return self.values.name
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class ValueDef:
     """A named value with its type (``ValueInfoProto``).
 
@@ -126,7 +128,7 @@ class ValueDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class Attr:
     """A node attribute (``AttributeProto``) with its value as a Python value.
 
@@ -141,8 +143,17 @@ class Attr:
     ref_attr_name: str = ""
     doc_string: str = ""
 
+    def __init__(
+        self, name: str, type: str, value: Any = None, ref_attr_name: str = "", doc_string: str = ""
+    ) -> None:
+        self.name = name
+        self.type = type
+        self.value = value
+        self.ref_attr_name = ref_attr_name
+        self.doc_string = doc_string
 
-@dataclass(slots=True, eq=False)
+
+@record(eq=False, slots=True)
 class NodeDef:
     """One operator of a graph (``NodeProto``); an input named ``""`` is an omitted optional one."""
 
@@ -155,8 +166,28 @@ class NodeDef:
     attributes: dict[str, Attr] = field(default_factory=dict)
     doc_string: str = ""
 
+    def __init__(
+        self,
+        op_type: str,
+        domain: str = "",
+        name: str = "",
+        overload: str = "",
+        inputs: tuple[str, ...] = (),
+        outputs: tuple[str, ...] = (),
+        attributes: dict[str, Attr] | None = None,
+        doc_string: str = "",
+    ) -> None:
+        self.op_type = op_type
+        self.domain = domain
+        self.name = name
+        self.overload = overload
+        self.inputs = inputs
+        self.outputs = outputs
+        self.attributes = {} if attributes is None else attributes
+        self.doc_string = doc_string
 
-@dataclass(slots=True, eq=False)
+
+@record(eq=False, slots=True)
 class GraphDef:
     """A graph or subgraph (``GraphProto``), its nodes in file order."""
 
@@ -170,7 +201,7 @@ class GraphDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class FunctionDef:
     """A model-local function (``FunctionProto``).
 
@@ -190,7 +221,7 @@ class FunctionDef:
     doc_string: str = ""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False, slots=True)
 class Model:
     """A whole model (``ModelProto``).
 

@@ -46,6 +46,9 @@ from .wire import (
 #: Graphs inside graphs, and types inside types, may nest this deep.
 MAX_DEPTH = 64
 
+#: Attributes of at most this many bytes are looked up rather than read again.
+SHORT = 64
+
 _read_float = struct.Struct("<f").unpack_from
 _F32 = np.dtype("<f4")
 _F64 = np.dtype("<f8")
@@ -108,13 +111,15 @@ def _domain(name: str) -> str:
 class MessageReader:
     """Reads one buffer. ``path`` is the message being read, and is left there by an error."""
 
-    __slots__ = ("buf", "depth", "path", "view")
+    __slots__ = ("buf", "depth", "path", "seen", "view")
 
     def __init__(self, buf: Buffer) -> None:
         self.buf = buf
         self.view = memoryview(buf)
         self.path: list[tuple[str, int]] = []
         self.depth = 0
+        #: Attributes by their bytes: the nodes of a network mostly repeat one another's.
+        self.seen: dict[bytes, Attr] = {}
 
     def where(self) -> str:
         """The path of the message being read, such as ``graph.node[12].attribute[0]``."""
@@ -427,7 +432,7 @@ class MessageReader:
         inputs: list[str] = []
         outputs: list[str] = []
         attributes: dict[str, Attr] = {}
-        path = self.path
+        path, seen = self.path, self.seen
         count = 0
         for tag, x, y in scan(buf, a, b):
             if tag == (1 << 3 | 2):
@@ -436,7 +441,12 @@ class MessageReader:
                 outputs.append(self.text(x, y))
             elif tag == (5 << 3 | 2):
                 path.append(("attribute", count))
-                attr = self.attribute(x, y)
+                raw = bytes(buf[x:y]) if y - x <= SHORT else b""
+                attr = seen.get(raw)
+                if attr is None:
+                    attr = self.attribute(x, y)
+                    if raw:
+                        seen[raw] = attr
                 if attr.name in attributes:
                     raise WireError(x, f"second attribute named {attr.name!r}")
                 attributes[attr.name] = attr

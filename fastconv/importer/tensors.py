@@ -42,6 +42,12 @@ NUMPY_DTYPES: dict[int, np.dtype] = {
     26: np.dtype(np.int8),
 }
 
+#: The same as stored: little-endian.
+_STORED = {k: t if t.hasobject else t.newbyteorder("<") for k, t in NUMPY_DTYPES.items()}
+
+#: Smaller tensors are copied when they are not aligned: they are not worth the trouble.
+COPY_BYTES = 1 << 14
+
 #: NumPy 1 has at most 32 dimensions.
 MAX_RANK = 32
 
@@ -162,7 +168,7 @@ def _widen(codes: np.ndarray, data_type: int) -> np.ndarray:
     return codes
 
 
-def _from_bytes(raw: memoryview, data_type: int, count: int) -> np.ndarray:
+def _from_bytes(raw: memoryview, data_type: int, count: int, aligned: bool) -> np.ndarray:
     """A flat array of ``count`` elements from bytes whose number has been checked."""
     if data_type == _BFLOAT16:
         return _widen(np.frombuffer(raw, "<u2"), data_type)
@@ -173,8 +179,10 @@ def _from_bytes(raw: memoryview, data_type: int, count: int) -> np.ndarray:
     if data_type == _BOOL:
         octets = np.frombuffer(raw, np.uint8)
         return octets.view(np.bool_) if octets.max() <= 1 else octets != 0
-    array = np.frombuffer(raw, NUMPY_DTYPES[data_type].newbyteorder("<"))
-    return array if array.flags.aligned else array.copy()
+    array = np.frombuffer(raw, _STORED[data_type])
+    if array.flags.aligned or not (aligned or array.nbytes < COPY_BYTES):
+        return array
+    return array.copy()
 
 
 def _in_range(values: np.ndarray, low: int, high: int, tensor: TensorDef, what: str) -> np.ndarray:
@@ -223,8 +231,8 @@ def _strings(parts: list[bytes], what: str) -> np.ndarray:
     return out
 
 
-def to_array(tensor: TensorDef, model: Model | None = None) -> np.ndarray:
-    """Return a stored tensor as a read-only, aligned array of shape ``tensor.dims``.
+def to_array(tensor: TensorDef, model: Model | None = None, aligned: bool = True) -> np.ndarray:
+    """Return a stored tensor as a read-only array of shape ``tensor.dims``.
 
     The array views the mapped model file (or external file) when its bytes are already the dtype's
     and aligned; otherwise it is a copy. ``numpy_dtype`` says which dtype each data type gives.
@@ -232,6 +240,8 @@ def to_array(tensor: TensorDef, model: Model | None = None) -> np.ndarray:
     Args:
         tensor: the tensor.
         model: the model it belongs to; needed for external data only.
+        aligned: whether large data that begin at any byte must be copied too; without, the view
+            that comes back has ``flags.aligned`` unset.
 
     Raises:
         ModelError: no data, data in the wrong or in several fields, a byte or element count that
@@ -304,7 +314,7 @@ def to_array(tensor: TensorDef, model: Model | None = None) -> np.ndarray:
                     f"{what}: raw_data has {len(raw)} bytes, but shape {list(dims)} of"
                     f" {tensor.type_name} needs {nbytes}"
                 )
-        flat = _from_bytes(raw, kind, count) if count else np.empty(0, dtype)
+        flat = _from_bytes(raw, kind, count, aligned) if count else np.empty(0, dtype)
     out = flat.reshape(dims)
     out.flags.writeable = False
     return out

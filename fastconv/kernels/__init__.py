@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from .. import knobs
 from ..errors import OptionError
+from ..lazy import LazyTable
 from ._cpu import call, cpu_isas, has_openmp
 
 #: The kernel families, each one source file compiled per instruction set.
@@ -26,6 +27,7 @@ FAMILIES = (
     "matmul",
     "move",
     "norm",
+    "pack",
     "pool",
     "reduce",
     "resize",
@@ -37,6 +39,23 @@ ISAS = ("base", "v3", "v4", "amx")
 
 #: Instruction sets that add families of their own to those of a lower one: (that one, the families).
 EXTENDS = {"amx": ("v4", ("amx_conv",))}
+
+
+#: The kernels of each family: one found here costs the loading of its family alone, any other
+#: that of all families.
+FAMILY_KERNELS = {
+    "amx_conv": "amx_conv",
+    "conv": "conv stage",
+    "depthwise": "depthwise",
+    "elementwise": "unary binary",
+    "matmul": "pack_b gemv gemv_half read",
+    "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",
+    "norm": "axis_norm scale_shift channel_stats group_affine layer_norm lrn",
+    "pool": "pool max_pool_indices global_pool",
+    "reduce": "reduce arg_reduce",
+    "resize": "blend",
+    "winograd": "winograd",
+}
 
 
 class Kernel(NamedTuple):
@@ -93,15 +112,21 @@ def chosen_isa() -> str:
 @cache
 def table(isa: str | None = None) -> Mapping[str, Kernel]:
     """All kernels by name for one instruction set (the chosen one by default)."""
-    isa = isa or chosen_isa()
-    lower, families = EXTENDS.get(isa, ("", FAMILIES))
-    if lower:
+    build: str = isa or chosen_isa()
+    lower, own = EXTENDS.get(build, (build, ()))
+    if own:
         cpu_isas()  # which asks the operating system for what these kernels need
-    result = dict(table(lower)) if lower else {}
-    for family in families:
-        module = importlib.import_module(f"{__name__}.{isa}.{family}")
+    result: LazyTable[str, Kernel]
+
+    def load(family: str) -> None:
+        where = build if family in own else lower
+        module = importlib.import_module(f"{__name__}.{where}.{family}")
         for name, (address, pack) in module.KERNELS.items():
-            result[name] = Kernel(name, address, pack)
+            result.setdefault(name, Kernel(name, address, pack))
+
+    families = (*own, *FAMILIES)
+    where = {k: f for f, names in FAMILY_KERNELS.items() if f in families for k in names.split()}
+    result = LazyTable(load, lambda: families, where.get)
     return result
 
 
@@ -111,6 +136,13 @@ def constants(isa: str | None = None) -> Mapping[str, int]:
     isa = isa or chosen_isa()
     isa = EXTENDS.get(isa, (isa,))[0]
     return importlib.import_module(f"{__name__}.{isa}.conv").CONSTANTS
+
+
+def packing(isa: str | None = None) -> Any:
+    """The module of one build that packs weights: ``pack_filters`` and ``transform_filters``."""
+    isa = isa or chosen_isa()
+    isa = EXTENDS.get(isa, (isa,))[0]
+    return importlib.import_module(f"{__name__}.{isa}.pack")
 
 
 def run(
@@ -137,6 +169,7 @@ __all__ = [
     "constants",
     "cpu_isas",
     "has_openmp",
+    "packing",
     "run",
     "runnable_isas",
     "table",

@@ -20,6 +20,17 @@ from fastconv.kernels.simd cimport *
 from fastconv.kernels.tile cimport Epilogue, tile
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
+cdef extern from * nogil:
+    """
+    #include <string.h>
+    static inline float fastconv_load(const float *p) {
+        float f;
+        memcpy(&f, p, sizeof f);
+        return f;
+    }
+    """
+    float fastconv_load(const float* p)     # at any alignment
+
 cdef enum:
     MAX_TILE = 6
 
@@ -126,7 +137,8 @@ cdef void direct(
     const WinogradParams* p, const float* x, const float* w, int64_t oh, int64_t ow,
     int64_t filters, float* y,
 ) noexcept nogil:
-    """Some filters of one output pixel by the definition; w is [filters][channels][3][3]."""
+    """Some filters of one output pixel by the definition; w is [filters][channels][3][3], at
+    any alignment."""
     cdef int64_t f, c, kh, kw, ih, iw
     cdef float s
     for f in range(filters):
@@ -138,7 +150,7 @@ cdef void direct(
                 if 0 <= ih < p.h and 0 <= iw < p.w:
                     for c in range(p.channels):
                         s += (x[ih * p.x_h + iw * p.x_w + c]
-                              * w[(f * p.channels + c) * 9 + kh * 3 + kw])
+                              * fastconv_load(w + (f * p.channels + c) * 9 + kh * 3 + kw))
         y[f] = s
 
 

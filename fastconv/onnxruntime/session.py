@@ -174,10 +174,10 @@ class InferenceSession(Session):
         try:
             if output_names and not self._known.issuperset(output_names):
                 raise self._no_output(output_names)
-            arrays = _arrays(input_feed)
             if run_options is None and self._trace is None:
-                outs = model.run_all(arrays)
+                outs = model.run_all(input_feed, _arrays)
             else:
+                arrays = _arrays(input_feed)
                 model = model.for_feeds(arrays)
                 outs = self._run_watched(model, model.check_feeds(arrays), run_options)
         except FastconvError as e:

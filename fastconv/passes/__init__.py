@@ -8,11 +8,10 @@ that is no output of the graph. A pass can be left out by name to find the one t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from ..errors import FastconvError, OptionError
 from ..graph import UNKNOWN, Graph, TensorType
-from ..graph import ops as _ops  # noqa: F401  (fills the registry, which passes look names up in)
-from ..graph.ops.control import Control
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
 from .budget import Budget, Change, spending
@@ -79,12 +78,13 @@ def optimize(
             graph.verify()
     hide_names(graph, inputs)
     for node in graph.nodes:
-        if isinstance(node.op, Control):
+        if node.op.control:
+            op: Any = node.op
             types = {
                 inner: graph.type_of(outer)
-                for inner, outer in zip(node.op.captured, node.inputs[node.op.own :], strict=True)
+                for inner, outer in zip(op.captured, node.inputs[op.own :], strict=True)
             }
-            node.op = node.op.with_bodies(lambda body: _body(body, types, disable, check))
+            node.op = op.with_bodies(lambda body: _body(body, types, disable, check))
     return graph
 
 

@@ -14,35 +14,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from functools import cached_property
 
 import numpy as np
 
 from ..graph import Graph, Node, Op, TensorType
 from ..graph.activation import Activation
+from ..graph.ops.elementwise import Unary
+from ..records import record
 from .budget import current
-from .unary import as_activation, scalar_of
+from .unary import VARIABLE, as_activation, scalar_of
 
 COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})
 #: Constants of formulas are stored as float32, often by way of a few decimal operations.
 TOLERANCE = 2e-6
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class C:
     """Any constant array, bound to a name."""
 
     name: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Or:
     """Any one of several patterns."""
 
     options: tuple[Pattern, ...]
 
 
-@dataclass(frozen=True, init=False)
+@record(frozen=True)
 class P:
     """A node whose operator is one of ``ops`` ("A|B") and whose inputs match.
 
@@ -74,7 +77,7 @@ class P:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Act:
     """A node that applies an activation ``kind`` (any when empty) to ``x``, however written."""
 
@@ -88,7 +91,7 @@ class Act:
 Pattern = str | float | C | Or | P | Act
 
 
-@dataclass
+@record
 class Match:
     """What a pattern matched.
 
@@ -142,7 +145,7 @@ class Match:
         return None if name in self.values else self._with(values={**self.values, name: value})
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Replacement:
     """The node that stands in for a match, at the root's place, with the root's output.
 
@@ -155,7 +158,7 @@ class Replacement:
     like: Node | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Rule:
     """A rewrite.
 
@@ -189,13 +192,11 @@ class Names:
 class Rewriter:
     """Applies rules to a graph until none fires. Keeps who makes and who reads each value."""
 
-    def __init__(self, graph: Graph, rules: Sequence[Rule]) -> None:
-        self.graph, self.names, self.budget = graph, Names(graph), current()
-        self.everywhere = [r for r in rules if isinstance(r.pattern, Act)]
-        self.rules: dict[str, list[Rule]] = {}
-        for rule in rules:
-            for op in rule.pattern.ops if isinstance(rule.pattern, P) else ():
-                self.rules.setdefault(op, []).append(rule)
+    def __init__(self, graph: Graph, rules: Sequence[Rule], present: set[str]) -> None:
+        self.graph, self.budget = graph, current()
+        self.all_rules = rules
+        self.present = present
+        self._choose()
         self.maker = graph.producers()
         self.readers: dict[str, dict[int, Node]] = {}
         self.results = frozenset(graph.outputs)
@@ -203,6 +204,20 @@ class Rewriter:
         self.order: dict[int, int] = {}
         for node in graph.nodes:
             self._read(node)
+
+    @cached_property
+    def names(self) -> Names:
+        """Makes names for constants."""
+        return Names(self.graph)
+
+    def _choose(self) -> None:
+        """The rules that can match, by the operator of their root."""
+        rules = [r for r in self.all_rules if possible(r.pattern, self.present)]
+        self.everywhere = [r for r in rules if isinstance(r.pattern, Act)]
+        self.rules: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for op in rule.pattern.ops if isinstance(rule.pattern, P) else ():
+                self.rules.setdefault(op, []).append(rule)
 
     def run(self) -> Graph:
         """Rewrite; every sweep visits the nodes in topological order."""
@@ -218,9 +233,14 @@ class Rewriter:
         return self.graph
 
     def _visit(self, node: Node) -> bool:
+        rules = self.rules.get(type(node.op).__name__, ())
+        if self.everywhere and isinstance(node.op, Unary):
+            rules = [*rules, *self.everywhere]
+        if not rules:
+            return False
         if not node.outputs or not node.outputs[0] or any(map(self._used, node.outputs[1:])):
             return False
-        for rule in (*self.rules.get(type(node.op).__name__, ()), *self.everywhere):
+        for rule in rules:
             start = Match(self.graph, self)
             for match in self._solve(rule.pattern, node.outputs[0], start):
                 if not rule.shared and not self._private(match):
@@ -349,6 +369,10 @@ class Rewriter:
         root.op, root.inputs, root.outputs = new.op, list(new.inputs), root.outputs[:1]
         self._read(root)
         self._sweep(m)
+        new_kinds = kinds_of(new.op)
+        if not self.present.issuperset(new_kinds):
+            self.present.update(new_kinds)
+            self._choose()
 
     def _sweep(self, m: Match) -> None:
         """Drop matched nodes that nobody reads any more."""
@@ -384,4 +408,33 @@ class Rewriter:
 
 def rewrite(graph: Graph, rules: Sequence[Rule]) -> Graph:
     """Apply rules until none fires; changes and returns the graph it is given."""
-    return Rewriter(graph, rules).run()
+    present = {k for op in {id(n.op): n.op for n in graph.nodes}.values() for k in kinds_of(op)}
+    if not any(possible(r.pattern, present) for r in rules):
+        return graph
+    return Rewriter(graph, rules, present).run()
+
+
+def kinds_of(op: Op) -> tuple[str, ...]:
+    """What patterns may know an operator by: its name, and "act:" before the activation it is."""
+    name = type(op).__name__
+    if not isinstance(op, Unary):
+        return (name,)
+    if name in VARIABLE:
+        return (name, "act:", "act:" + VARIABLE[name])
+    act = op.function
+    return (name,) if act is None else (name, "act:", "act:" + act.kind)
+
+
+def possible(p: Pattern, present: set[str]) -> bool:
+    """Whether a pattern can match anywhere in a graph of operators of these kinds.
+
+    A necessary condition that costs little: most rules need an operator that the graph lacks.
+    """
+    if isinstance(p, P):
+        here = p.ops == ("*",) or any(op in present for op in p.ops)
+        return here and all(possible(i, present) for i in p.inputs)
+    if isinstance(p, Act):
+        return "act:" + p.kind in present and possible(p.x, present)
+    if isinstance(p, Or):
+        return any(possible(o, present) for o in p.options)
+    return True

@@ -19,6 +19,10 @@ def scalar_of(graph: Graph, name: str) -> float | None:
     return float(array.reshape(()))
 
 
+#: Operators whose activation depends on constant inputs, and its kind.
+VARIABLE = {"Clip": "clip", "PRelu": "leaky_relu"}
+
+
 def as_activation(graph: Graph, node: Node) -> Activation | None:
     """The activation that a node applies to its first input, or None.
 

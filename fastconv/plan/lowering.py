@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import mmap
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..graph import Graph, Node, Op, TensorType
+from ..lazy import LazyTable, importer
+from ..records import record
 from ..sizes import checked_size
 from .choice import Choices
 from .memory import (
@@ -37,7 +40,7 @@ PIECES = 8
 PIECE_WORK = 1 << 17
 
 
-@dataclass
+@record
 class Step:
     """One kernel call, or one Python function call, of a plan."""
 
@@ -53,9 +56,51 @@ class Step:
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
+
+
+class Lowerings(LazyTable[type[Op], LowerFunction]):
+    """Operator class → function. Classes inherit it; families are imported when needed."""
+
+    def get(  # type: ignore[override]
+        self, cls: type[Op], default: LowerFunction | None = None
+    ) -> LowerFunction | None:
+        """The function for an operator: its own, else that of its nearest base."""
+        family = self._where(cls)
+        if family is not None:
+            self._load(family)
+        found = self._inherited(cls)
+        if found is None and not self._complete:
+            self.complete()
+            found = self._inherited(cls)
+        return default if found is None else found
+
+    def _inherited(self, cls: type[Op]) -> LowerFunction | None:
+        return next(
+            (dict.__getitem__(self, b) for b in cls.__mro__ if dict.__contains__(self, b)), None
+        )
+
+
+def _all_families() -> Iterable[str]:
+    from . import lower
+
+    return lower.__all__
+
+
+def _where(cls: type[Op]) -> str | None:
+    """The family that lowers an operator: mostly named as the module that the class is from."""
+    package, _, module = cls.__module__.rpartition(".")
+    if not package.endswith("graph.ops"):
+        return None
+    return {
+        "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
+        "elementwise": "elementwise", "indexing": "move", "recurrent": None, "recurrent_quant": None, "legacy": "shape",
+        "control": None, "sequence": None, "spectral": None, "vision": None,
+    }.get(module, module)  # fmt: skip
+
+
 #: Operator class → the function that emits its steps. It returns False to decline (a dtype or a
 #: form that no kernel handles); the operator's NumPy ``compute`` then runs as a step.
-LOWER: dict[type[Op], LowerFunction] = {}
+LOWER = Lowerings(importer("fastconv.plan.lower"), _all_families, _where)
 
 
 def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
@@ -69,22 +114,100 @@ def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
     return enter
 
 
+#: Mapped weights whose pages may be resident before they are let go of.
+RELEASE_BYTES = 4 << 20
+
+
 class PackCache:
-    """Packed weights by key, shared by all plans of a model."""
+    """Packed weights by key, shared by all plans of a model.
+
+    Weights are read once, to be packed, and mostly lie in a mapped file. Their pages are let go of
+    after that, so that weights take memory once; should they be needed again (by a plan of other
+    kernels, or to be shown) the system reads them again.
+    """
 
     def __init__(self) -> None:
         self._arrays: dict[Hashable, np.ndarray] = {}
+        self._finite: dict[int, tuple[np.ndarray, bool]] = {}
+        self._maps: dict[int, mmap.mmap] = {}
+        self._read = 0
 
-    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array made for ``key`` before, or ``make()``; C-contiguous."""
+    def get(
+        self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
+    ) -> np.ndarray:
+        """The array made for ``key`` before, or ``make()``; C-contiguous.
+
+        ``sources`` are the weights that ``make`` reads.
+        """
         array = self._arrays.get(key)
         if array is None:
             array = self._arrays.setdefault(key, np.ascontiguousarray(make()))
+            for source in sources:
+                self.done(source)
         return array
+
+    def finite(self, array: np.ndarray) -> bool:
+        """Whether a weight holds no NaN or Inf; looked at once."""
+        known = self._finite.get(id(array))
+        if known is None:
+            with np.errstate(all="ignore"):
+                # A NaN or Inf makes the sum one; finite elements may, rarely, by overflow.
+                finite = bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+            known = self._finite[id(array)] = (array, finite)
+        return known[1]
+
+    def done(self, array: np.ndarray) -> None:
+        """Note that a weight was read, and let go of pages once many are resident."""
+        pages = mapping(array)
+        if pages is None:
+            return
+        self._maps[id(pages)] = pages
+        self._read += array.nbytes
+        if self._read >= RELEASE_BYTES:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the pages of the mapped files that weights were read from."""
+        for pages in self._maps.values():
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
+        self._maps.clear()
+        self._read = 0
 
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes for a in self._arrays.values())
+
+
+def mapping(array: np.ndarray) -> mmap.mmap | None:
+    """The read-only file mapping that an array views, or None."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        return base.obj if isinstance(base.obj, mmap.mmap) and base.readonly else None
+    return base if isinstance(base, mmap.mmap) and not array.flags.writeable else None
+
+
+def aligned_empty(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+    """An array that starts at a cache line, its elements not set."""
+    dtype = np.dtype(dtype)
+    nbytes = checked_size(shape, dtype.itemsize)
+    raw = np.empty(nbytes + 64, np.uint8)
+    start = -address(raw) % 64
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy that starts at a cache line."""
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's memory begins."""
+    return array.__array_interface__["data"][0]
 
 
 def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
@@ -92,11 +215,33 @@ def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
     dtype = np.dtype(dtype)
     nbytes = checked_size(shape, dtype.itemsize)
     raw = np.zeros(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    start = -address(raw) % 64
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
-@dataclass
+@record
+class Scaled:
+    """A value that is another one scaled, which some readers do on their way.
+
+    Attributes:
+        node: the node that asks for it.
+        source: the other value, (N, C, …), channels-last.
+        scale: what it is multiplied by, dense: [N][C] if ``per_image``, else [C].
+        shift: what is then added, [C], or None.
+        lo: the sum is clipped to be at least this (with a ``shift``).
+        emit: appends the steps that compute it after all.
+    """
+
+    node: Node | None
+    source: str
+    scale: Place
+    per_image: bool
+    shift: Place | None
+    lo: float
+    emit: Callable[[], None]
+
+
+@record
 class Lowering:
     """The state of one plan in the making; what a lowering function works with.
 
@@ -125,6 +270,7 @@ class Lowering:
     outputs: frozenset[str] = frozenset()
     slices: Mapping[str, Slice] = field(default_factory=dict)
     roots: dict[str, Buffer] = field(default_factory=dict)
+    postponed: dict[str, Scaled] = field(default_factory=dict)
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
 
@@ -153,8 +299,29 @@ class Lowering:
 
     # Where values live.
 
+    def postpone(self, name: str, scaled: Scaled) -> None:
+        """Say how a value of the node in hand would be computed, should anybody want it.
+
+        A reader that can do the scaling itself asks for it with :meth:`scaled`; for any other, the
+        value's steps are appended when it first asks where the value lies.
+        """
+        self.postponed[name] = scaled
+
+    def scaled(self, name: str) -> Scaled | None:
+        """How a value comes from another, unless it has been computed."""
+        return self.postponed.get(name)
+
+    def _compute(self, name: str) -> None:
+        """Append the steps of a value that was postponed."""
+        scaled = self.postponed.pop(name)
+        node, self.node = self.node, scaled.node
+        scaled.emit()
+        self.node = node
+
     def layout_of(self, name: str) -> str:
         """The layout in which a value was computed; constants count as plain."""
+        if name in self.postponed:
+            self._compute(name)
         for layout in (CHANNELS_LAST, FLAT, PLAIN):
             if (name, layout) in self.places:
                 return layout
@@ -168,6 +335,8 @@ class Lowering:
             layout: ``PLAIN``, ``CHANNELS_LAST`` or None for whatever it has.
             dense: whether pixels must follow one another without a gap.
         """
+        if name in self.postponed:
+            self._compute(name)
         if layout is None:
             layout = self.layout_of(name)
         have = self.places.get((name, layout))
@@ -187,6 +356,9 @@ class Lowering:
         if layout == CHANNELS_LAST:
             place = self.packed(("channels last", name), lambda: np.moveaxis(array, 1, -1))
             return replace(place, shape=array.shape, layout=layout, pixel=array.shape[1])
+        if not array.flags.aligned:
+            place = self.packed(("aligned", name), lambda: aligned_copy(array))
+            return replace(place, shape=array.shape)
         return self.constant(array)
 
     def _convert(self, source: Place, layout: str) -> Place:
@@ -309,6 +481,10 @@ class Lowering:
         place.buffer.parts = parts
         return place
 
+    def as_stored(self, name: str) -> Place:
+        """A constant where it lies, in plain layout, for kernels that read at any alignment."""
+        return self.constant(self.known[name])
+
     def constant(self, array: np.ndarray) -> Place:
         """A constant array as a place; kept alive by the plan."""
         shape = array.shape
@@ -322,10 +498,15 @@ class Lowering:
         Names of values in ``key`` say what it is made of: a value that was computed for this plan's
         shapes alone is packed for this plan alone.
         """
-        own = self.known.keys() - self.graph.consts.keys()
-        if any(isinstance(k, str) and k in own for k in key):
-            return self.constant(make())
-        return self.constant(self.packs.get((self.isa, *key), make))
+        sources = []
+        for k in key:
+            array = self.known.get(k) if isinstance(k, str) else None
+            if array is None:
+                continue
+            if k not in self.graph.consts:
+                return self.constant(make())
+            sources.append(array)
+        return self.constant(self.packs.get((self.isa, *key), make, sources))
 
     # What is to be done.
 
@@ -427,6 +608,6 @@ def reference(place: Place | None) -> tuple[int, int]:
         return ARENA, b.offset + place.start
     if b.kind == CONST:
         assert b.array is not None
-        return CONST, b.array.ctypes.data + place.start
+        return CONST, address(b.array) + place.start
     assert place.start == 0
     return EXTERNAL, b.index

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ..errors import MemoryLimitError
+from ..records import record
 from ..sizes import checked_size
 
 #: Every arena buffer starts at a multiple of this many bytes (a cache line, an AVX-512 vector).
@@ -17,7 +18,7 @@ ALIGN = 64
 ARENA, CONST, EXTERNAL, ABSENT = 0, 1, 2, 3
 
 
-@dataclass(eq=False)
+@record(eq=False)
 class Buffer:
     """A piece of memory.
 
@@ -39,10 +40,29 @@ class Buffer:
     offset: int = -1
     parts: int | None = None
 
+    def __init__(
+        self,
+        kind: int,
+        nbytes: int,
+        array: np.ndarray | None = None,
+        index: int = -1,
+        first: int = -1,
+        last: int = -1,
+        offset: int = -1,
+    ) -> None:
+        self.kind = kind
+        self.nbytes = nbytes
+        self.array = array
+        self.index = index
+        self.first = first
+        self.last = last
+        self.offset = offset
+
     def touch(self, step: int) -> None:
         if self.first < 0:
             self.first = step
-        self.last = max(self.last, step)
+        if step > self.last:
+            self.last = step
 
 
 PLAIN = "plain"
@@ -50,7 +70,7 @@ CHANNELS_LAST = "channels_last"
 FLAT = "flat"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Place:
     """Where a value lives and how its elements lie there.
 
@@ -75,6 +95,21 @@ class Place:
     pixel: int = 0
     channels: int = 0
 
+    def __init__(
+        self,
+        buffer: Buffer,
+        start: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        layout: str = PLAIN,
+        pixel: int = 0,
+        channels: int = 0,
+    ) -> None:
+        self.__dict__.update(
+            buffer=buffer, start=start, shape=shape, dtype=dtype, layout=layout, pixel=pixel,
+            channels=channels,
+        )  # fmt: skip
+
     @property
     def nbytes(self) -> int:
         return checked_size(self.shape, self.dtype.itemsize)
@@ -89,7 +124,7 @@ class Place:
         return self.layout != CHANNELS_LAST or self.pixel == self.shape[1]
 
 
-@dataclass
+@record
 class Arena:
     """Assigns offsets to buffers so that those alive at the same time do not overlap.
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
-from ..graph import Graph, Node, SymbolicError, TensorType
+from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
-from ..graph.ops.control import If
-from ..graph.ops.move import Concat
+from ..records import record
 from ..sizes import checked_size, machine_memory
 from .choice import Choices
 from .lower import LOWER
@@ -22,7 +20,7 @@ from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
 from .slices import Slice, assign_slices
 
 
-@dataclass
+@record
 class Plan:
     """Everything one set of input shapes needs.
 
@@ -111,6 +109,7 @@ def make_plan(
         except MemoryError as e:
             raise MemoryLimitError(f"{node}: {e}") from None
     low.node = None
+    packs.release()
     for name in results:
         _deliver(low, name)
     size = low.arena.layout(limit)
@@ -153,7 +152,7 @@ def resolve(
     waiting = graph.nodes[::-1]
     while waiting:
         node = waiting.pop()
-        if isinstance(node.op, If) and node.inputs[0] in known:
+        if node.op.control and node.op.label == "If" and node.inputs[0] in known:
             nodes, consts = inline(node, known[node.inputs[0]])
             waiting += nodes[::-1]
             known.update(consts)
@@ -206,9 +205,9 @@ def resolve(
 
 def inline(node: Node, condition: np.ndarray) -> tuple[list[Node], dict[str, np.ndarray]]:
     """The branch of an If that a condition chooses, as nodes of the graph, and its constants."""
-    assert isinstance(node.op, If)
+    op: Any = node.op
     try:
-        return node.op.inlined(node, condition)
+        return op.inlined(node, condition)
     except FastconvError as e:
         raise annotate(node, e, [TensorType(condition.dtype, condition.shape)]) from None
 
@@ -285,12 +284,15 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
 
 def _slices(low: Lowering, nodes: list[Node], fixed: set[str]) -> dict[str, Slice]:
     """Which values are written straight into the buffer of the Concat that reads them."""
+    joined = {v for n in nodes if type(n.op).__name__ == "Concat" for v in (*n.inputs, *n.outputs)}
+    if not joined:
+        return {}
     ranks, channels = {}, {}
-    for name in {v for n in nodes if isinstance(n.op, Concat) for v in (*n.inputs, *n.outputs)}:
+    for name in joined:
         shape = low.shape(name)
         if low.dtype(name) == F32 and len(shape) >= 3:
             ranks[name], channels[name] = len(shape), shape[1]
-    return assign_slices(nodes, Concat, ranks, channels, fixed | low.known.keys())
+    return assign_slices(nodes, REGISTRY["", "Concat"], ranks, channels, fixed | low.known.keys())
 
 
 def _python(low: Lowering, node: Node) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 import weakref
@@ -15,8 +14,6 @@ import numpy as np
 from .. import knobs
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
-from ..graph.ops.control import Control, Run, evaluate
-from ..graph.ops.sequence import Dynamic
 from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
 from ..plan.choice import Choices
 from ..plan.lowering import Step
@@ -284,7 +281,11 @@ class Engine:
             fresh.discard(id(array))
             return array
         try:
-            return np.array(array) if isinstance(array, np.ndarray) else copy.deepcopy(array)
+            if isinstance(array, np.ndarray):
+                return np.array(array)
+            from copy import deepcopy
+
+            return deepcopy(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
@@ -343,11 +344,11 @@ def run_node(
     values: dict[str, Any],
     consts: Mapping[str, np.ndarray],
     memory_limit: int | None = None,
-    run_body: Run = evaluate,
+    run_body: Callable[[Graph, Mapping[str, Any]], list[Any]] | None = None,
 ) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them.
 
-    ``run_body`` runs the subgraphs of a node that has such.
+    ``run_body`` runs the subgraphs of a node that has such (default: node by node, in NumPy).
 
     Raises:
         MemoryLimitError: its outputs alone would pass ``memory_limit``, or the machine's memory.
@@ -358,11 +359,10 @@ def run_node(
     limit = memory_limit or machine_memory()
 
     def checked(arrays: Sequence[Any]) -> Any:
-        if isinstance(node.op, Control):
-            return node.op.execute(arrays, run_body, limit)
-        if not isinstance(node.op, Dynamic) and all(
-            a is None or isinstance(a, np.ndarray) for a in arrays
-        ):
+        if node.op.control and run_body is not None:
+            op: Any = node.op
+            return op.execute(arrays, run_body, limit)
+        if not node.op.dynamic and all(a is None or isinstance(a, np.ndarray) for a in arrays):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             check_outputs(node, types, arrays, limit)
         return node.op.compute(arrays)

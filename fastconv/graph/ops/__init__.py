@@ -1,28 +1,4 @@
-"""Every operator, one module per family; importing this fills the registry."""
-
-from . import (
-    activations,
-    binary,
-    control,
-    conv,
-    elementwise,
-    indexing,
-    legacy,
-    logic,
-    matmul,
-    move,
-    norm,
-    pool,
-    recurrent,
-    recurrent_quant,
-    reduce,
-    resize,
-    sequence,
-    shape,
-    spectral,
-    unary,
-    vision,
-)
+"""Every operator, one module per family; the registry imports them when they are needed."""
 
 __all__ = [
     "activations",

@@ -93,10 +93,11 @@ class Clip(Unary):
                 continue
             need(
                 x.dtype is None or t.dtype is None or x.dtype == t.dtype,
-                f"input {x} and {name} {t} differ in dtype",
+                lambda: f"input {x} and {name} {t} differ in dtype",
             )
             if t.shape is not None:
-                need(all(d == 1 for d in t.shape), f"{name} {t} must be a scalar")
+                scalar = all(d == 1 for d in t.shape)
+                need(scalar, lambda: f"{name} {t} must be a scalar")
         return [TensorType(x.dtype, x.shape)]
 
     def compute(self, xs):

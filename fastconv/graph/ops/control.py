@@ -54,6 +54,7 @@ class Control(Dynamic):
 
     arity = (0, -1)
     n_outputs = -1
+    control = True
     #: The subgraphs that the operator must have.
     wanted: ClassVar[tuple[str, ...]] = ("body",)
     bodies: dict[str, Graph]

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...errors import ShapeError
 from ..activation import Activation
 from ..core import TensorType
-from ..op import Op, need
+from ..op import Op
 
 Array = np.ndarray
 
@@ -88,12 +89,11 @@ def need_kind(op: Op, dtype: np.dtype | None, kinds: str = "f") -> None:
     Raises:
         ShapeError: it is of another kind.
     """
+    if dtype is None or dtype.kind in kinds:
+        return
     names = {"f": "floating-point", "b": "boolean", "i": "integer", "u": "unsigned"}
     wanted = " or ".join(names[k] for k in kinds)
-    need(
-        dtype is None or dtype.kind in kinds,
-        lambda: f"{op.label} takes {wanted} tensors, not {dtype}",
-    )
+    raise ShapeError(f"{op.label} takes {wanted} tensors, not {dtype}")
 
 
 class Unary(Op):

@@ -20,6 +20,8 @@ from ..symbols import SymbolicError
 class Dynamic(Op):
     """Base of operators whose results no shape rule can foresee."""
 
+    dynamic = True
+
     def infer(self, types, values):
         raise SymbolicError(f"what {self.label} gives is known when it runs")
 

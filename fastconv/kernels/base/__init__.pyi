@@ -1,7 +1,7 @@
 """The kernel families built for one instruction set: one compiled module each."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 class _Family(Protocol):
     """A compiled kernel family.
@@ -17,12 +17,19 @@ class _SizedFamily(_Family, Protocol):
 
     CONSTANTS: dict[str, int]
 
+class _PackFamily(_Family, Protocol):
+    """The family that packs weights; see its functions' docstrings."""
+
+    def pack_filters(self, w: Any, group: int, out: Any, block: int = 0) -> None: ...
+    def transform_filters(self, w: Any, g: Any, out: Any) -> None: ...
+
 conv: _SizedFamily
 depthwise: _SizedFamily
 elementwise: _SizedFamily
 matmul: _Family
 move: _Family
 norm: _Family
+pack: _PackFamily
 pool: _Family
 reduce: _Family
 resize: _Family

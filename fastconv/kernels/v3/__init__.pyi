@@ -6,6 +6,7 @@ from ..base import elementwise as elementwise
 from ..base import matmul as matmul
 from ..base import move as move
 from ..base import norm as norm
+from ..base import pack as pack
 from ..base import pool as pool
 from ..base import reduce as reduce
 from ..base import resize as resize

@@ -1,10 +1,8 @@
-"""How each operator becomes steps: one module per family; importing this enters them all."""
+"""How each operator becomes steps: one module per family, imported when an operator needs it."""
 
-from ..lowering import LOWER
-from . import binary, conv, elementwise, matmul, move, norm, pool, reduce, resize, shape
+from ..lowering import LOWER  # noqa: F401
 
 __all__ = [
-    "LOWER",
     "binary",
     "conv",
     "elementwise",

@@ -5,15 +5,17 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 import numpy as np
 
+from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
+from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_zeros
+from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -25,7 +27,7 @@ TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
 SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 #: From this many products in a sum on, two parts of a number are enough.
-DEEP = 1024
+DEEP = 2048
 
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one
 # step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
@@ -35,7 +37,7 @@ SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
 MAC = 1 / 27.0
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Axis:
     """One spatial axis of the split copy; see ``AmxParams``."""
 
@@ -54,7 +56,7 @@ def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
     return Axis(phases, taps, first, max(q for q, _ in at) - first)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Shape:
     """A two-dimensional convolution with its sizes, as the kernel sees it."""
 
@@ -147,7 +149,14 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
     if len(ah.phases) * len(aw.phases) > MAX_PHASES:
         return False
     costs = {"vector": macs, "amx": shape.cycles() / MAC}
-    return low.choose("amx", costs) == "amx" and bool(np.isfinite(weight).all())
+    return low.choose("amx", costs) == "amx" and low.packs.finite(weight)
+
+
+def may_scale(low: Lowering, name: str) -> bool:
+    """Whether a value that is only a scaled one may be left to the convolutions that read it."""
+    return (
+        low.isa == "amx" and not low.strict and name not in low.outputs and name not in low.slices
+    )
 
 
 def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
@@ -156,6 +165,11 @@ def pack(w: np.ndarray, shape: Shape) -> np.ndarray:
     taps = kh * kw
     panels = ceil(shape.filters / PANEL)
     first, count = shape.panel_blocks()
+    if shape.group == 1:
+        out = aligned_empty((panels, count * taps, BLOCK, PANEL))
+        flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
+        kernels.packing("amx").pack_filters(flat, 1, out, BLOCK)
+        return out
     out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
@@ -181,7 +195,7 @@ def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
     return out
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Runs:
     """Where the inputs of a pixel lie in a zero-bordered image of few channels, in floats."""
 
@@ -228,9 +242,7 @@ def lower(
     shape: Shape,
     act: Activation | None,
     runs: Runs | None = None,
-    scale: Place | None = None,
-    shift: Place | None = None,
-    pre_lo: float = -float("inf"),
+    scaled: Scaled | None = None,
 ) -> None:
     """Append the step.
 
@@ -243,8 +255,7 @@ def lower(
         shape: what ``choose`` agreed to.
         act: the activation, or None.
         runs: where a pixel's inputs are gathered from, for a shape made by ``unrolled``.
-        scale, shift: what the input is multiplied by, [image][channel], and then increased by,
-            [channel]; with ``shift``, the sum is clipped to be at least ``pre_lo``.
+        scaled: how the input is to be scaled first, or None.
     """
     from .conv import epilogue
 
@@ -325,8 +336,11 @@ def lower(
         halo_h=ah.halo, plane=px,
         parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
         block_rows=rows, block_panels=block_panels,
-        pre_n=s.channels, pre_lo=pre_lo, **epilogue(act),
+        pre_n=s.channels if scaled and scaled.per_image else 0,
+        pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip
+    scale = scaled.scale if scaled else None
+    shift = scaled.shift if scaled else None
     table = low.constant(np.array(offsets + first, np.int64))
     taps = prod(s.kernel)
     low.step(

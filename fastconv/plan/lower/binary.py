@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -12,13 +11,15 @@ import numpy as np
 
 from ...graph import Node
 from ...graph.activation import Activation
-from ...graph.op import REGISTRY, broadcast
+from ...graph.op import broadcast
 from ...graph.ops.activations import PRelu
 from ...graph.ops.binary import Binary, Mean, Pow, Variadic
+from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, lowers
+from ..lowering import Lowering, Scaled, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
-from .conv import epilogue
+from . import amx
+from .conv import INF, epilogue
 
 #: Outer dimensions that the kernel takes (``RANK`` in ``kernels/elementwise.pyx``).
 RANK = 8
@@ -70,7 +71,7 @@ def collapse(
     return [d[0] for d in out], [d[1] for d in out], [d[2] for d in out]
 
 
-@dataclass
+@record
 class Value:
     """One operand.
 
@@ -258,6 +259,23 @@ def lowerable(low: Lowering, node: Node) -> bool:
     return low.all_float32(*node.inputs) and max(ranks) <= RANK + 1
 
 
+def excited(low: Lowering, node: Node, compute: Callable[[], None]) -> Scaled | None:
+    """The product of an image and one factor for each channel (squeeze and excitation)."""
+    for x, s in (node.inputs, node.inputs[::-1]):
+        shape = low.shape(x)
+        if (
+            len(shape) == 4
+            and low.shape(s) == (*shape[:2], 1, 1)
+            and prod(shape[2:]) > 1
+            and x not in low.known
+            and s not in low.known
+            and low.layout_of(x) == CHANNELS_LAST
+        ):
+            factor = low.place(s)
+            return Scaled(node, x, factor, True, None, -INF, compute)
+    return None
+
+
 def binary(low: Lowering, node: Node) -> Any:
     """One step; or one for every input but the first."""
     op, output = node.op, node.outputs[0]
@@ -266,7 +284,12 @@ def binary(low: Lowering, node: Node) -> Any:
         return False
     if not isinstance(op, Variadic):
         act = getattr(op, "activation", None)
-        return emit(low, op.kernel, node.inputs, output, low.shape(output), act)
+        compute = partial(emit, low, op.kernel, node.inputs, output, low.shape(output), act)
+        if op.kernel == "mul" and act is None and amx.may_scale(low, output):
+            scaled = excited(low, node, compute)
+            if scaled is not None:
+                return low.postpone(output, scaled)
+        return compute()
     terms: list[tuple[str, Operand]] = [(op.kernel, n) for n in node.inputs[1:]]
     if not terms:
         low.alias(output, low.place(node.inputs[0]))
@@ -276,7 +299,7 @@ def binary(low: Lowering, node: Node) -> Any:
     return chain(low, node.inputs[0], terms, output)
 
 
-lowers(*(c for c in REGISTRY.values() if issubclass(c, Binary)))(binary)
+lowers(Binary)(binary)
 
 
 @lowers(Pow)

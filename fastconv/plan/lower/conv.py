@@ -14,7 +14,7 @@ from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
 from ...graph.window import Window
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_zeros, lowers
+from ..lowering import Lowering, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
 from . import amx, depthwise, vector, winograd
 
@@ -54,19 +54,9 @@ def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
     """Pack ``[filters][taps][channels]`` into ``[group][panel][taps][channels][NR]``."""
     nr = kernels.constants(isa)["NR"]
     filters, taps, channels = w.shape
-    fg = filters // group
-    panels = -(-fg // nr)
-    out = aligned_zeros((group, panels, taps, channels, nr))
-    w = np.ascontiguousarray(w, np.float32)
-    for g in range(group):
-        part = w[g * fg : (g + 1) * fg]
-        full = fg // nr
-        if full:
-            out[g, :full] = (
-                part[: full * nr].reshape(full, nr, taps, channels).transpose(0, 2, 3, 1)
-            )
-        if full < panels:
-            out[g, full, :, :, : fg - full * nr] = part[full * nr :].transpose(1, 2, 0)
+    out = aligned_empty((group, -(-filters // group // nr), taps, channels, nr))
+    w = w.astype(np.float32, copy=False)
+    kernels.packing(isa).pack_filters(w, group, out)
     return out
 
 
@@ -182,10 +172,11 @@ def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    x = low.place(xn, CHANNELS_LAST, dense=False)
+    scaled = low.scaled(xn)
+    x = low.place(scaled.source if scaled else xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation)
+    amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:

@@ -8,11 +8,10 @@ import numpy as np
 
 from ...graph import Node
 from ...graph.activation import Activation
-from ...graph.op import REGISTRY
 from ...graph.ops.activations import Clip, FusedActivation
 from ...graph.ops.elementwise import Unary
 from ...graph.ops.logic import Cast, CastLike, Dropout, Identity
-from ..lowering import LOWER, Lowering, lowers
+from ..lowering import Lowering, lowers
 from .binary import RANK, chain, emit_unary
 from .conv import INF
 
@@ -27,7 +26,7 @@ def unary(low: Lowering, node: Node) -> Any:
 
 
 lowers(FusedActivation)(unary)
-lowers(*(c for c in REGISTRY.values() if issubclass(c, Unary) and c not in LOWER))(unary)
+lowers(Unary)(unary)
 
 
 @lowers(Clip)

@@ -29,9 +29,10 @@ from ...graph.ops.norm import (
     Softmax,
 )
 from ...sizes import checked_size
-from ..lowering import F32, Lowering, lowers
+from ..lowering import F32, Lowering, Scaled, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from .conv import epilogue
+from . import amx
+from .conv import INF, epilogue
 from .reduce import extent, place_for
 
 #: As in kernels/norm.pyx.
@@ -137,9 +138,20 @@ def batch_normalization(low: Lowering, node: Node) -> Any:
             return np.stack([f, b - mean * f]).astype(np.float32)
 
     both = low.packs.get(key, factors)
-    x = image_place(low, xn)
-    y = low.new(node.outputs[0], x.layout)
-    emit_scale(low, x, y, low.constant(both[0]), low.constant(both[1]), False, op.activation)
+    f, shift = low.constant(both[0]), low.constant(both[1])
+    act, output = op.activation, node.outputs[0]
+
+    def compute() -> None:
+        x = image_place(low, xn)
+        emit_scale(low, x, low.new(output, x.layout), f, shift, False, act)
+
+    rectified = act is not None and act.kind == "clip" and act.alpha <= 0 and act.beta == INF
+    if (act is None or rectified) and amx.may_scale(low, output):
+        if low.layout_of(xn) == CHANNELS_LAST and np.isfinite(both).all():
+            lo = act.alpha if act is not None else -INF
+            return low.postpone(output, Scaled(node, xn, f, False, shift, lo, compute))
+    compute()
+    return None
 
 
 def emit_moments(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -25,6 +24,7 @@ from ...graph.ops.reduce import (
     ReduceSumSquare,
     Reduction,
 )
+from ...records import record
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
 
@@ -43,7 +43,7 @@ KINDS: dict[type, tuple[int, int]] = {
 }
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Extent:
     """A value seen as [outer][count][inner]: sizes, and strides in elements; inner has stride 1."""
 

@@ -10,10 +10,11 @@ from math import ceil, prod
 
 import numpy as np
 
+from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
 from ...sizes import checked_size
-from ..lowering import Lowering
+from ..lowering import Lowering, aligned_empty
 from ..memory import Place
 
 #: Multiply-adds that take as long as fetching one float of the weights from beyond the caches.
@@ -90,20 +91,12 @@ def tiles_of_block(low: Lowering, tiles: int) -> int:
     return int(low.choose("tiles", found).removeprefix("tiles"))
 
 
-def transform_weights(w: np.ndarray, m: int, nr: int) -> np.ndarray:
+def transform_weights(w: np.ndarray, m: int, isa: str) -> np.ndarray:
     """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, made in float64."""
     filters, channels = w.shape[:2]
-    panels = -(-filters // nr)
-    g = G[m]
-    out = np.zeros((len(g) ** 2, panels, channels, nr), np.float32)
-    step = max(1, (1 << 22) // (channels * 9))  # bounds the float64 temporary
-    for f in range(0, filters, nr * step):
-        part = w[f : f + nr * step].astype(np.float64)
-        u = np.einsum("ij,fcjk,lk->ilfc", g, part, g, optimize=True)
-        u = u.reshape(len(g) ** 2, *part.shape[:2])
-        for k in range(0, part.shape[0], nr):
-            piece = u[:, k : k + nr]
-            out[:, (f + k) // nr, :, : piece.shape[1]] = piece.transpose(0, 2, 1)
+    nr = kernels.constants(isa)["NR"]
+    out = aligned_empty((len(G[m]) ** 2, -(-filters // nr), channels, nr))
+    kernels.packing(isa).transform_filters(w, G[m], out)
     return out
 
 
@@ -121,12 +114,12 @@ def lower(
     """Append the one step; ``wn`` names constant weights."""
     from .conv import epilogue, pixel_strides
 
-    weight = np.ascontiguousarray(low.known[wn])
+    weight = low.known[wn]
     filters, channels = weight.shape[:2]
     n, (oh, ow) = x.shape[0], y.shape[2:]
     nr = low.vector("NR")
-    packed = low.packed(("winograd", wn, m), lambda: transform_weights(weight, m, nr))
-    plain = low.packed(("plain", wn), lambda: weight)
+    packed = low.packed(("winograd", wn, m), lambda: transform_weights(weight, m, low.isa))
+    plain = low.as_stored(wn)
     tiles_h, tiles_w = ceil(oh / m), ceil(ow / m)
     tiles = n * tiles_h * tiles_w
     panels = -(-filters // nr)

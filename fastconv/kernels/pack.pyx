@@ -1,0 +1,223 @@
+"""Weights into the form that kernels read, made once when a plan is: no kernel runs here.
+
+Sources are read where they lie, at any strides and any alignment (a tensor in a mapped file may
+begin at any byte), element by element into the target: no temporary copy is made.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t
+
+from fastconv.kernels.simd cimport VW
+
+cdef extern from * nogil:
+    """
+    #include <string.h>
+    static inline float fastconv_load(const char *p) {
+        float f;
+        memcpy(&f, p, sizeof f);
+        return f;
+    }
+    """
+    float fastconv_load(const char* p)
+
+cdef enum:
+    NR = 2 * VW         # filters of a panel
+    MAX_TILE = 10       # points on a side of a Winograd tile
+    MAX_KERNEL = 7      # taps on a side
+    BLOCK = 64          # rows of a panel that are filled together: they stay in the first cache
+
+
+cdef struct Strided:
+    const char* data
+    int64_t shape[4]
+    int64_t strides[4]  # in bytes
+
+
+cdef Strided strided(Py_buffer* view, int rank) except *:
+    """What a buffer of ``rank`` dimensions of four bytes each holds."""
+    cdef Strided s
+    cdef int k
+    if view.ndim != rank or view.itemsize != 4:
+        raise ValueError(f"expected float32 of rank {rank}, got rank {view.ndim}")
+    s.data = <const char*>view.buf
+    for k in range(rank):
+        s.shape[k] = view.shape[k]
+        s.strides[k] = view.strides[k]
+    return s
+
+
+cdef void fill(
+    const Strided* s, int64_t f0, int64_t cols, int64_t c0, int64_t end, int64_t rows, float* y,
+) noexcept nogil:
+    """Filters from ``f0``, ``cols`` of them, channels c0 to end: y[tap][rows][NR], zeros beyond."""
+    cdef int64_t taps = s.shape[1], step = max(1, BLOCK // max(1, taps)), a = c0, c, b, t, j
+    cdef const char* x
+    while a < end:
+        b = min(a + step, end)
+        for j in range(cols):
+            if taps == 1:
+                x = s.data + (f0 + j) * s.strides[0] + a * s.strides[2]
+                for c in range(a - c0, b - c0):
+                    y[c * NR + j] = fastconv_load(x)
+                    x += s.strides[2]
+                continue
+            for c in range(a, b):
+                x = s.data + (f0 + j) * s.strides[0] + c * s.strides[2]
+                for t in range(taps):
+                    y[(t * rows + c - c0) * NR + j] = fastconv_load(x + t * s.strides[1])
+        a = b
+    for t in range(taps):
+        if cols < NR:
+            for c in range(end - c0):
+                for j in range(cols, NR):
+                    y[(t * rows + c) * NR + j] = 0
+        for j in range((end - c0) * NR, rows * NR):
+            y[t * rows * NR + j] = 0
+
+
+def pack_filters(w, int64_t group, out, int64_t block=0):
+    """``[filters][taps][channels]`` → ``[group][panel][block][taps][channels][NR]``.
+
+    What lies beyond the last filter of a group, or the last channel of a block, is zero.
+
+    Args:
+        w: float32 buffer of rank 3, any strides and alignment.
+        group: number of groups; divides the filters.
+        out: C-contiguous float32 buffer of the target's size.
+        block: channels of a block; 0 for all in one.
+
+    Raises:
+        ValueError: the buffers do not fit.
+    """
+    cdef Py_buffer source, target
+    cdef Strided s
+    cdef int64_t filters, channels, panels, blocks, g, p, k, size
+    cdef float* y
+    PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
+    try:
+        s = strided(&source, 3)
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        try:
+            if group < 1 or s.shape[0] % group:
+                raise ValueError(f"{s.shape[0]} filters do not divide into {group} groups")
+            filters = s.shape[0] // group
+            channels = s.shape[2]
+            panels = (filters + NR - 1) // NR
+            if block < 1:
+                block = max(channels, <int64_t>1)
+            blocks = (channels + block - 1) // block
+            size = s.shape[1] * block * NR
+            if target.len != group * panels * blocks * size * 4:
+                raise ValueError(f"the target has {target.len} bytes")
+            y = <float*>target.buf
+            with nogil:
+                for g in range(group):
+                    for p in range(panels):
+                        for k in range(blocks):
+                            fill(
+                                &s, g * filters + p * NR, min(filters - p * NR, <int64_t>NR),
+                                k * block, min((k + 1) * block, channels), block, y)
+                            y += size
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+
+
+cdef void transform(
+    const Strided* s, const double* g, int t, int64_t f0, int64_t cols, float* y, int64_t point,
+) noexcept nogil:
+    """One panel of Winograd weights: y[point][channel][NR], points ``point`` floats apart."""
+    cdef double d[MAX_KERNEL * MAX_KERNEL][NR]
+    cdef double e[MAX_TILE * MAX_KERNEL][NR]
+    cdef double u[NR]
+    cdef double a
+    cdef int r = <int>s.shape[2], i, k, m
+    cdef int64_t c, j
+    cdef const char* x
+    for i in range(r * r):
+        for j in range(NR):
+            d[i][j] = 0
+    for c in range(s.shape[1]):
+        for j in range(cols):
+            x = s.data + (f0 + j) * s.strides[0] + c * s.strides[1]
+            for i in range(r):
+                for k in range(r):
+                    d[i * r + k][j] = fastconv_load(x + i * s.strides[2] + k * s.strides[3])
+        for i in range(t):
+            for k in range(r):
+                a = g[i * r]
+                for j in range(NR):
+                    e[i * r + k][j] = a * d[k][j]
+                for m in range(1, r):
+                    a = g[i * r + m]
+                    for j in range(NR):
+                        e[i * r + k][j] += a * d[m * r + k][j]
+        for i in range(t):
+            for k in range(t):
+                a = g[k * r]
+                for j in range(NR):
+                    u[j] = a * e[i * r][j]
+                for m in range(1, r):
+                    a = g[k * r + m]
+                    for j in range(NR):
+                        u[j] += a * e[i * r + m][j]
+                for j in range(NR):
+                    y[(i * t + k) * point + c * NR + j] = <float>u[j]
+
+
+def transform_filters(w, g, out):
+    """Winograd's weights: ``[filters][channels][r][r]`` → ``[point][panel][channels][NR]``.
+
+    Point (i, k) of a filter f is (G f Gᵀ)[i, k], computed in float64.
+
+    Args:
+        w: float32 buffer of rank 4, any strides and alignment.
+        g: C-contiguous float64 buffer [t][r], the matrix G of F(t - r + 1, r).
+        out: C-contiguous float32 buffer of the target's size.
+
+    Raises:
+        ValueError: the buffers do not fit.
+    """
+    cdef Py_buffer source, matrix, target
+    cdef Strided s
+    cdef int64_t panels, p, t, size
+    PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
+    try:
+        s = strided(&source, 4)
+        PyObject_GetBuffer(g, &matrix, PyBUF_C_CONTIGUOUS)
+        try:
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+            try:
+                t = matrix.len // (8 * max(<int64_t>1, s.shape[2]))
+                if (
+                    s.shape[2] != s.shape[3] or not 1 <= s.shape[2] <= MAX_KERNEL
+                    or not 1 <= t <= MAX_TILE or matrix.len != t * s.shape[2] * 8
+                ):
+                    raise ValueError(f"no transform of {s.shape[2]}x{s.shape[3]} taps to {t} points")
+                panels = (s.shape[0] + NR - 1) // NR
+                size = s.shape[1] * NR
+                if target.len != t * t * panels * size * 4:
+                    raise ValueError(f"the target has {target.len} bytes")
+                with nogil:
+                    for p in range(panels):
+                        transform(
+                            &s, <const double*>matrix.buf, <int>t, p * NR,
+                            min(s.shape[0] - p * NR, <int64_t>NR),
+                            (<float*>target.buf) + p * size, panels * size)
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&matrix)
+    finally:
+        PyBuffer_Release(&source)
+
+
+#: No kernels: the family is here to be built once per instruction set.
+KERNELS = {}
