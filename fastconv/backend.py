@@ -156,7 +156,14 @@ class FastconvBackend(Backend):
 
 
 def _array(value: Any) -> Any:
-    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    """An array for a protobuf message that holds one; for a sequence, a list of such."""
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    if isinstance(value, onnx.SequenceProto):
+        return onnx.numpy_helper.to_list(value)
+    if isinstance(value, onnx.OptionalProto):
+        return onnx.numpy_helper.to_optional(value)
+    return value
 
 
 def _value_info(name: str, dtype: Any, shape: Sequence[int]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import OptionError, UnsupportedError
+from .formats import FLOAT16, NAMES, narrowed
 
 #: Largest model that protobuf can write out whole.
 MAX_PROTO = 2**31 - 1
@@ -123,9 +124,10 @@ class Reference(Other):
         from onnx.reference import ReferenceEvaluator
 
         names = [o.name for o in model.graph.output]
+        codes = {i.name: i.type.tensor_type.elem_type for i in model.graph.input}
         try:
             with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(model).run(names, dict(feeds))
+                results = ReferenceEvaluator(model).run(names, _narrow(feeds, codes))
         except Exception as e:
             raise UnsupportedError(f"onnx.reference cannot run the model: {_line(e)}") from e
         return dict(zip(names, map(_array, results), strict=True))
@@ -154,9 +156,15 @@ class OnnxRuntime(Other):
                 source, options, providers=["CPUExecutionProvider"]
             )
             names = [o.name for o in session.get_outputs()]
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+            codes = {i.name: FLOAT16 for i in session.get_inputs() if i.type == "tensor(float16)"}
+            return dict(zip(names, session.run(names, _narrow(feeds, codes)), strict=True))
         except Exception as e:
             raise UnsupportedError(f"onnxruntime cannot run the model: {_line(e)}") from e
+
+
+def _narrow(feeds: Mapping[str, Any], codes: Mapping[str, int]) -> dict[str, Any]:
+    """Arrays in the element types of the file, where fastconv holds them in wider ones."""
+    return {n: narrowed(a, c) if (c := codes.get(n)) in NAMES else a for n, a in feeds.items()}
 
 
 def _line(error: Exception) -> str:

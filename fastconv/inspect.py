@@ -218,7 +218,7 @@ def _run_once(
 ) -> list[Plan]:
     """The plans of every part of one run; adds the outputs' types to ``types``."""
     parts: list[Any] = []
-    outputs = model._engine.run(model.check_feeds(random_feeds(model, sizes)), parts)
+    outputs = model.run_checked(model.check_feeds(random_feeds(model, sizes)), parts)
     for name, array in outputs.items():
         if isinstance(array, np.ndarray):
             types[name] = TensorType(array.dtype, array.shape)
@@ -241,7 +241,9 @@ class _Facts:
     ) -> None:
         self.graph = graph
         self.types: dict[str, TensorType] = {n: t for n, t in found.items() if t.static}
-        self.types |= {i.name: TensorType(i.dtype, tuple(sizes[i.name])) for i in inputs}
+        self.types |= {
+            i.name: TensorType(graph.types[i.name].dtype, tuple(sizes[i.name])) for i in inputs
+        }
         self.known: dict[str, np.ndarray] = dict(graph.consts)
         resolve_types(graph, self.types, self.known, machine_memory())
         self.fields = receptive_fields(graph, self.shape, self.known)

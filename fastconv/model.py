@@ -5,19 +5,23 @@ from __future__ import annotations
 import operator
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import FastconvError, InputError, OptionError, UnsupportedError
-from .graph import Graph, Sym, TensorType
-from .importer.build import build_graph
+from .formats import NAMES, held_dtype, narrowed, outer_dtype, rounded
+from .graph import Graph, Node, Sym, TensorType
+from .importer.build import build_graph, value_type
+from .importer.defs import ValueDef
 from .importer.foreign import Foreign
 from .importer.proto import open_model
+from .importer.tensors import numpy_dtype
 from .passes import optimize
 from .plan.choice import Choices
-from .runtime.engine import Engine, Prepared
+from .runtime.engine import Engine, Opaque, Prepared
+from .runtime.executor import Runner
 from .threads import check_threads
 from .tuning import Tuned, find
 
@@ -73,7 +77,9 @@ def load(
             2**-11 of itself, or 2**-25 of the largest of its output where that is more.
             The base build converts in software: smaller there too, but slower than float32.
         tuned: use what ``fastconv tune`` found for this model on this machine, if it was run.
-        memory_limit: bytes that the activations of one run may take.
+        memory_limit: bytes that activations and outputs may take, with the activations of all runs
+            in progress (default: the memory of the machine, or of the container). A run that would
+            pass it raises MemoryLimitError.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
 
@@ -102,6 +108,7 @@ class Model:
 
     Attributes:
         inputs, outputs: what goes in and comes out, in order.
+        overridable: inputs that have a value in the file, which :meth:`run` takes another for.
         metadata: the file's metadata_props.
         graph: the optimised graph.
         threads: threads per run.
@@ -120,6 +127,7 @@ class Model:
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
+        _fed: frozenset[str] = frozenset(),
     ) -> None:
         if accuracy not in ACCURACIES:
             raise OptionError(f"accuracy={accuracy!r}: expected one of {', '.join(ACCURACIES)}")
@@ -154,14 +162,25 @@ class Model:
         model = open_model(source)
         self.opset = model.opset_import.get("", 0)
         self.metadata = dict(model.metadata)
+        stored = model.graph.initializers
+        self.overridable = [
+            info(v.name, _outer_stated(v)) for v in model.graph.inputs if v.name in stored
+        ]
         self.producer = (model.producer_name, model.producer_version)
         self.ir_version = model.ir_version
         self.definition = model
-        original = build_graph(model)
+        self._fed = _fed
+        self._variants: dict[frozenset[str], Model] = {}
+        original = build_graph(model, _fed)
         self.original = original
         self.graph: Graph = _optimize(original, disable) if optimize else original
-        self.inputs = [info(n, original.types[n]) for n in original.inputs]
-        self.outputs = [info(n, self._output_type(n)) for n in original.outputs]
+        stated = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
+        self._kinds = original.kinds
+        self._types = {n: _outer(original.types[n], original, n, stated) for n in original.inputs}
+        self.inputs = [info(n, t) for n, t in self._types.items()]
+        self.outputs = [
+            info(n, _outer(self._output_type(n), original, n, stated)) for n in original.outputs
+        ]
         self._check_fallback(fallback)
         self.tuned: Tuned | None = find(source, original) if tuned else None
         self._engine = Engine(
@@ -169,8 +188,10 @@ class Model:
             choices=Choices(self.tuned.choices) if self.tuned else None,
             half=weights == "float16",
         )  # fmt: skip
-        self._types = {n: original.types[n] for n in original.inputs}
         self._single = original.outputs[0] if len(original.outputs) == 1 else None
+        #: Inputs and outputs whose values are held in another dtype than callers see.
+        self._widened = {n: original.formats[n] for n in original.inputs if n in original.formats}
+        self._narrowed = {n: original.formats[n] for n in original.outputs if n in original.formats}
 
     def _output_type(self, name: str) -> TensorType:
         stated = self.original.type_of(name)
@@ -178,7 +199,7 @@ class Model:
         return stated if stated.shape is not None else inferred
 
     def _check_fallback(self, fallback: str) -> None:
-        foreign = [n for n in self.graph.nodes if isinstance(n.op, Foreign)]
+        foreign = [n for n in all_nodes(self.graph) if isinstance(n.op, Foreign)]
         if not foreign or fallback == "allow":
             return
         if fallback == "error":
@@ -215,11 +236,11 @@ class Model:
             raise InputError(
                 f"{len(arrays)} arrays given; the model takes {len(types)}: {', '.join(types)}"
             )
-        hot = self._engine.hot
+        hot = self._hot()
         outs = None if hot is None else hot.run(dict(zip(types, arrays, strict=True)))
         if outs is None:
-            feeds = {n: check_array(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
-            outs = self._engine.run(feeds)
+            feeds = {n: self._checked(n, types[n], a) for n, a in zip(types, arrays, strict=True)}
+            outs = self.run_checked(feeds)
         if self._single is not None:
             return outs[self._single]
         return [outs[o.name] for o in self.outputs]
@@ -251,17 +272,55 @@ class Model:
 
         ``convert`` is applied to feeds that are no dict of arrays that fit as they are.
         """
-        hot = self._engine.hot
+        hot = self._hot()
         if hot is not None:
             outs = hot.run(feeds)
             if outs is not None:
                 return outs
-        return self._engine.run(self.check_feeds(feeds if convert is None else convert(feeds)))
+        if convert is not None:
+            feeds = convert(feeds)
+        model = self.for_feeds(feeds)
+        return model.run_checked(model.check_feeds(feeds))
+
+    def _hot(self) -> Runner | None:
+        """The short way to the plan of the last run, unless inputs or outputs need a cast."""
+        return None if self._widened or self._narrowed else self._engine.hot
+
+    def for_feeds(self, feeds: Mapping[str, Any]) -> Model:
+        """The variant of this model in which initializers that are fed are inputs.
+
+        This model itself when none is fed. What such a value was folded into, or packed for, does
+        not hold for another, so each set of fed names is optimised and planned by itself, once.
+        """
+        if not self.overridable or not isinstance(feeds, Mapping) or len(feeds) <= len(self.inputs):
+            return self
+        fed = frozenset(o.name for o in self.overridable if o.name in feeds) - self._fed
+        if not fed:
+            return self
+        variant = self._variants.get(fed)
+        if variant is None:
+            # What falls back was warned about when this model was loaded.
+            options = {**self._options, "fallback": "allow", "_fed": fed}
+            variant = _unpickle(self._source, options)
+            variant = self._variants.setdefault(fed, variant)
+        return variant
+
+    def run_checked(
+        self, feeds: Mapping[str, Any], profile: list[Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run on what :meth:`check_feeds` returned; the outputs by name.
+
+        ``profile``: a list to which ``(plan, nanoseconds per step)`` of every part is added.
+        """
+        outs = self._engine.run(feeds, profile)
+        for name, code in self._narrowed.items():
+            outs[name] = narrowed(outs[name], code)
+        return outs
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""
         parts: list[Any] = []
-        self._engine.run(self.check_feeds(feeds), parts)
+        self.run_checked(self.check_feeds(feeds), parts)
         return parts
 
     def prepare(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Prepared:
@@ -285,7 +344,7 @@ class Model:
             if any(d < 0 for d in sizes):
                 raise InputError(f"input {i.name!r}: shape {_text(shape)} has a negative size")
             _check_shape(i.name, self._types[i.name], sizes)
-            types[i.name] = TensorType(i.dtype, sizes)
+            types[i.name] = TensorType(self.original.types[i.name].dtype, sizes)
         return self._engine.prepare(types)
 
     def check_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -299,11 +358,45 @@ class Model:
             if name not in feeds:
                 given = ", ".join(map(str, feeds)) or "nothing"
                 raise InputError(f"input {name!r} is missing (given: {given})")
-            result[name] = check_array(name, wanted, feeds[name])
+            result[name] = self._checked(name, wanted, feeds[name])
         if len(feeds) > len(result):
             extra = next(n for n in feeds if n not in result)
             raise InputError(f"no input {extra!r}; the model takes {', '.join(result)}")
         return result
+
+    def _checked(self, name: str, wanted: TensorType, value: Any) -> Any:
+        """One fed value as the engine takes it."""
+        if name in self._kinds:
+            return self._checked_value(name, wanted, value)
+        code = self._widened.get(name)
+        if code is None:
+            return check_array(name, wanted, value)
+        held = held_dtype(code)
+        if isinstance(value, np.ndarray) and value.dtype == held and held != wanted.dtype:
+            # What is held may be fed as well: the bits that do not fit are rounded off.
+            value = rounded(value, code)
+            return check_array(name, TensorType(held, wanted.shape), value)
+        return check_array(name, wanted, value).astype(held, copy=False)
+
+    def _checked_value(self, name: str, wanted: TensorType, value: Any) -> Any:
+        """A fed sequence or optional value."""
+        if isinstance(value, Opaque):
+            return value  # it has been checked
+        kind = self._kinds[name]
+        element = TensorType(wanted.dtype, None)
+        code = self._widened.get(name)
+
+        def tensor(a: Any, what: str) -> Any:
+            array = check_array(what, element, a)
+            return array if code is None else array.astype(held_dtype(code), copy=False)
+
+        if isinstance(value, (list, tuple)):
+            return Opaque([tensor(a, f"{name}[{k}]") for k, a in enumerate(value)])
+        if kind == "sequence":
+            raise InputError(
+                f"input {name!r} is a sequence: give a list of arrays, not {type(value).__name__}"
+            )
+        return Opaque(None if value is None else tensor(value, name))
 
     # Looking inside.
 
@@ -337,6 +430,34 @@ def _checked_limit(value: Any) -> int | None:
 
 def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:
     return optimize(graph, frozenset(disable))
+
+
+def _outer(t: TensorType, graph: Graph, name: str, stated: Mapping[str, ValueDef]) -> TensorType:
+    """An input's or output's type as callers see it; of a sequence, that of its tensors."""
+    code = graph.formats.get(name)
+    if code is not None:
+        return TensorType(outer_dtype(code) or t.dtype, t.shape)
+    if name in graph.kinds and (elem := stated[name].elem_type) is not None:
+        return TensorType(numpy_dtype(elem), None)
+    return t
+
+
+def _outer_stated(value: ValueDef) -> TensorType:
+    """The type that the file states for an initializer that can be fed, as callers see it."""
+    t = value_type(value)
+    if value.elem_type in NAMES:
+        return TensorType(outer_dtype(value.elem_type) or t.dtype, t.shape)
+    return t
+
+
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """The nodes of a graph and of the subgraphs in it."""
+    for node in graph.nodes:
+        yield node
+        if node.op.control:
+            op: Any = node.op
+            for body in op.bodies.values():
+                yield from all_nodes(body)
 
 
 def info(name: str, t: TensorType) -> TensorInfo:

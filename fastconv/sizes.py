@@ -43,6 +43,41 @@ def checked_size(shape: Iterable[int], itemsize: int = 1, what: str = "tensor") 
     return 0 if empty else total
 
 
+_CGROUP = "/sys/fs/cgroup"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
+
+
+def memory_quota() -> int | None:
+    """Bytes of memory that the container allows this process, or None without a limit.
+
+    Reads cgroup v2 (``memory.max`` of this process's group and every group above it) and v1.
+    """
+    limits = []
+    for line in _read("/proc/self/cgroup").splitlines() or ["0::/"]:
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0":
+            folder, name = _CGROUP, "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = f"{_CGROUP}/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        while True:
+            text = _read(f"{folder}{path.rstrip('/')}/{name}")
+            if text.isdecimal():
+                limits.append(int(text))
+            if path in ("", "/"):
+                break
+            path = path.rsplit("/", 1)[0]
+    return min(limits) if limits else None
+
+
 @cache
 def machine_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or its container's if less."""
@@ -51,12 +86,7 @@ def machine_memory() -> int:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         pass
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as f:
-                text = f.read().strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            limits.append(int(text))
+    quota = memory_quota()
+    if quota is not None:
+        limits.append(quota)
     return max(1, min(limits))

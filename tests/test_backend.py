@@ -1,46 +1,11 @@
-"""fastconv as a backend of the onnx package."""
-
-import importlib
+"""fastconv as a backend of the onnx package (its own cases: ``test_conformance.py``)."""
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx.backend.test.case import node as node_cases
-from onnx.backend.test.runner import Runner
 
-import fastconv
 from fastconv import InputError, ModelError, UnsupportedError, backend
-
-#: Modules of the onnx package's own node tests: those of convolutional networks that take no time.
-MODULES = """
-    add averagepool batch_normalization clip concat conv convtranspose depthtospace div elu flatten
-    gemm globalaveragepool globalmaxpool hardsigmoid hardswish instance_normalization leakyrelu
-    matmul maxpool mul pad relu reshape resize sigmoid softmax split sub sum tanh transpose
-    unsqueeze upsample
-"""
-
-
-@pytest.fixture(scope="module")
-def cases():
-    for name in MODULES.split():
-        importlib.import_module(f"onnx.backend.test.case.node.{name}")
-    # Training is not inference: those cases have outputs that only training has.
-    return [c for c in node_cases._NodeTestCases if "training_mode" not in c.name]
-
-
-def test_the_onnx_packages_own_cases_pass(cases):
-    assert len(cases) > 200
-    wrong = {}
-    for case in cases:
-        try:
-            rep = backend.prepare(case.model, fallback="error")
-            for inputs, outputs in case.data_sets:
-                got = rep.run(list(inputs))
-                Runner.assert_similar_outputs(outputs, got, rtol=case.rtol, atol=case.atol)
-        except (AssertionError, fastconv.FastconvError) as e:
-            wrong[case.name] = f"{type(e).__name__}: {str(e).strip().splitlines()[0]}"
-    assert not wrong
 
 
 def relu_model():

@@ -119,7 +119,7 @@ def test_damaged_files_never_crash_it():
     assert min(counts.values()) > 10
 
 
-@pytest.mark.parametrize("opset", [1, 6])
+@pytest.mark.parametrize("opset", [0, -3])
 def test_an_opset_that_is_not_read(opset):
     report = check(build([node("Relu", ["x"], ["y"])], {"x": [1]}, ["y"], opset=opset))
     assert f"opset {opset}" in report.problems[0].reason

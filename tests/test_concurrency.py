@@ -347,7 +347,7 @@ def test_a_node_in_python_may_fork():
         x = np.ones((1, 32, 64, 64), np.float32)
         expected = m(x).tobytes()
         from fastconv.plan.lower import LOWER
-        LOWER.pop(Relu)
+        LOWER[Relu] = lambda low, node: False
         pids, compute = [], Relu.compute
         def forking(self, arrays):
             if not pids:

@@ -107,3 +107,26 @@ def test_memory_is_limited_where_shapes_depend_on_data():
     assert model.run({"x": one, "n": np.array([1000])})["y"].shape == (1000,)
     with pytest.raises(MemoryLimitError, match=r"'expand'.*the limit is 1048576"):
         model.run({"x": one, "n": np.array([1 << 19])})
+
+
+OVERRIDABLE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,2,h,w] x, float[3,2,1,1] k = {1, 2, 3, 4, 5, 6}, float[3] b = {0, 0, 0})
+    => (float[1,3,h,w] y) { c = Conv (x, k, b)  y = Relu (c) }"""
+
+
+def test_an_initializer_that_is_also_an_input_can_be_fed():
+    model = fastconv.load(onnx.parser.parse_model(OVERRIDABLE).SerializeToString(), threads=1)
+    x = np.ones((1, 2, 3, 3), np.float32)
+    assert [i.name for i in model.inputs] == ["x"]
+    assert [(o.name, o.shape) for o in model.overridable] == [("k", (3, 2, 1, 1)), ("b", (3,))]
+    y = lambda **feeds: model.run({"x": x, **feeds})["y"][0, :, 0, 0].tolist()  # noqa: E731
+    assert y() == [3, 7, 11]
+    assert y(b=np.float32([1, -8, 0])) == [4, 0, 11]
+    assert y(k=np.ones((3, 2, 1, 1), np.float32)) == [2, 2, 2]
+    assert y(k=np.zeros((3, 2, 1, 1), np.float32), b=np.float32([1, 2, 3])) == [1, 2, 3]
+    assert y() == [3, 7, 11]
+    with pytest.raises(InputError, match=r"'b' has shape \[2\]"):
+        y(b=np.zeros(2, np.float32))
+    with pytest.raises(InputError, match="no input 'c'"):
+        y(c=x)

@@ -246,13 +246,13 @@ def test_an_unsound_graph_and_missing_code_have_their_own_classes(tmp_path):
     o.add_session_config_entry("fastconv.fallback", "error")
     m = helper.make_model(
         helper.make_graph(
-            [helper.make_node("HannWindow", ["n"], ["y"])], "g",
-            [helper.make_tensor_value_info("n", TensorProto.INT64, [])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])],
+            [helper.make_node("Det", ["x"], ["y"])], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
         ),
         opset_imports=[helper.make_opsetid("", 17)],
     )  # fmt: skip
-    with pytest.raises(state.NotImplemented, match="HannWindow") as e:
+    with pytest.raises(state.NotImplemented, match="Det") as e:
         ours.InferenceSession(m.SerializeToString(), o)
     assert isinstance(e.value, fastconv.UnsupportedError)
 

@@ -70,7 +70,7 @@ def test_stub_functions_take_what_the_compiled_ones_take(path):
 
 
 def test_compiled_constructors_take_the_stub_names():
-    from fastconv.runtime.executor import Context, Program
+    from fastconv.runtime.executor import Arena, Context, Program
 
     values = {"steps": [], "arena_size": 64, "keep": None, "max_threads": 1}
     stub = {n.name: n for n in stub_of("runtime/executor").body if isinstance(n, ast.ClassDef)}
@@ -81,7 +81,9 @@ def test_compiled_constructors_take_the_stub_names():
     assert [n for n, _ in parameters(inits["Program"])] == list(values)
     program = Program(**values)
     assert [n for n, _ in parameters(inits["Context"])] == ["program"]
-    assert len(Context(program=program).arena) == program.arena_size == 64
+    assert Context(program=program).program is program
+    assert [n for n, _ in parameters(inits["Arena"])] == ["size"]
+    assert len(Arena(size=program.arena_size).map) == 64
 
 
 @pytest.mark.parametrize("isa", kernels.ISAS)

@@ -95,6 +95,8 @@ class Graph:
         outputs: names of the results, in order.
         consts: arrays known from the file or computed from such.
         types: what is known of every value's type (inputs always, others after inference).
+        formats: ONNX data types of values that are held in another dtype (``fastconv.formats``).
+        kinds: inputs and outputs that are no tensors: ``"sequence"`` or ``"optional"``.
     """
 
     name: str
@@ -103,6 +105,8 @@ class Graph:
     outputs: list[str]
     consts: dict[str, np.ndarray] = field(default_factory=dict)
     types: dict[str, TensorType] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def producers(self) -> dict[str, Node]:
         """The node that computes each value."""
@@ -143,6 +147,8 @@ class Graph:
             list(self.outputs),
             dict(self.consts),
             dict(self.types),
+            dict(self.formats),
+            dict(self.kinds),
         )
 
     def verify(self) -> None:

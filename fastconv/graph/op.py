@@ -58,12 +58,16 @@ class Op:
         arity: least and most number of inputs (most −1: any number).
         n_outputs: most number of outputs (−1: any number).
         deterministic: whether equal inputs give equal outputs (false for random numbers).
+        dynamic: whether no shape rule can foresee the outputs (sequences, control flow).
+        control: whether the operator runs subgraphs (``ops.control.Control``).
     """
 
     domain: ClassVar[str] = ""
     arity: ClassVar[tuple[int, int]] = (1, 1)
     n_outputs: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
+    dynamic: ClassVar[bool] = False
+    control: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names, defaults, factories = field_defaults(type(self))  # type: ignore[arg-type]  # mypy looks at instances
@@ -143,6 +147,7 @@ FAMILIES = {
     "binary": "Add Sub Mul Div Pow Mod Min Max Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift",
     "conv": "Conv ConvTranspose",
     "elementwise": "",
+    "legacy": "AxisBroadcast CastNarrow",
     "indexing": "Gather GatherElements ScatterElements GatherND ScatterND OneHot NonZero Compress "
     "Unique",
     "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
@@ -160,8 +165,13 @@ FAMILIES = {
     "recurrent": "RNN GRU LSTM",
     "recurrent_quant": "DynamicQuantizeLSTM",
     "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
-    "ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum",
+    "ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum CumProd",
     "resize": "Resize GridSample",
+    "sequence": "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceAt "
+    "SequenceLength SplitToSequence ConcatFromSequence Optional OptionalHasElement "
+    "OptionalGetElement",
+    "spectral": "DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix",
+    "vision": "DeformConv RoiAlign NonMaxSuppression AffineGrid Col2Im",
     "shape": "Reshape Flatten Squeeze Unsqueeze Shape Size ConstantOfShape Range Constant EyeLike",
     "unary": "Erf Exp Log Sqrt Reciprocal Floor Ceil Round Sin Cos Abs Neg Sign Tan Asin Acos Atan "
     "Sinh Cosh Asinh Acosh Atanh",

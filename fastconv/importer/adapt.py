@@ -6,12 +6,15 @@ it. Sources: the operators' changelogs in the ONNX specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError
+from ..errors import ModelError, UnsupportedError
+from ..formats import NAMES
+from ..graph import Op
+from .defs import DATA_TYPES
 
 
 class Draft:
@@ -20,6 +23,8 @@ class Draft:
     Attributes:
         op_type, domain, inputs, outputs: as in the file, then as adapted.
         attrs: attribute values by name; what is left must be fields of the operator.
+        insert: puts an operator in front of this node; takes its inputs, returns its output.
+        formats: ONNX data types of values that are held in another dtype (``fastconv.formats``).
     """
 
     def __init__(
@@ -31,6 +36,8 @@ class Draft:
         attrs: dict[str, Any],
         opset: int,
         constant: Callable[[np.ndarray], str],
+        insert: Callable[[Op, list[str]], str],
+        formats: Mapping[str, int],
     ) -> None:
         self.op_type = op_type
         self.domain = domain
@@ -38,6 +45,8 @@ class Draft:
         self.outputs = outputs
         self.attrs = attrs
         self.opset = opset
+        self.insert = insert
+        self.formats = formats
         self._constant = constant
 
     def set_input(self, index: int, array: np.ndarray) -> None:
@@ -58,7 +67,7 @@ ADAPTATIONS: dict[str, list[tuple[int, Adaptation]]] = {}
 
 
 def until(opset: int, *op_types: str) -> Callable[[Adaptation], Adaptation]:
-    """Decorator: applies to these operators below this opset."""
+    """Decorator: applies to these operators ("*": to all) below this opset."""
 
     def enter(function: Adaptation) -> Adaptation:
         for t in op_types:
@@ -71,9 +80,111 @@ def until(opset: int, *op_types: str) -> Callable[[Adaptation], Adaptation]:
 def adapt(draft: Draft) -> None:
     """Bring a draft to the newest form."""
     if draft.domain == "":
-        for opset, function in ADAPTATIONS.get(draft.op_type, ()):
+        for opset, function in (*ADAPTATIONS["*"], *ADAPTATIONS.get(draft.op_type, ())):
             if draft.opset < opset:
                 function(draft)
+
+
+@until(6, "*")
+def _consumed(d: Draft) -> None:
+    d.attrs.pop("consumed_inputs", None)  # a hint about memory
+
+
+@until(7, "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
+def _broadcast_attribute(d: Draft) -> None:
+    """Opset 6: the second input's axes are those of the first from ``axis`` on."""
+    axis, broadcast = d.attrs.pop("axis", None), d.attrs.pop("broadcast", 0)
+    from ..graph.ops.legacy import AxisBroadcast
+
+    if broadcast and axis is not None:
+        d.inputs[1] = d.insert(AxisBroadcast(int(axis)), [d.inputs[1], d.inputs[0]])
+
+
+@until(7, "PRelu")
+def _channel_slopes(d: Draft) -> None:
+    from ..graph.ops.legacy import AxisBroadcast
+
+    d.inputs[1] = d.insert(AxisBroadcast(1), [d.inputs[1], d.inputs[0]])
+
+
+@until(7, "Gemm")
+def _gemm_broadcast(d: Draft) -> None:
+    d.attrs.pop("broadcast", None)
+
+
+@until(7, "RNN", "LSTM", "GRU")
+def _output_sequence(d: Draft) -> None:
+    d.attrs.pop("output_sequence", None)
+
+
+@until(6, "Cast")
+def _cast_by_name(d: Draft) -> None:
+    if isinstance(d.attrs.get("to"), str):
+        names = {name: code for code, name in DATA_TYPES.items()}
+        if d.attrs["to"].upper() not in names:
+            raise ModelError(f"Cast to {d.attrs['to']!r}, which is no type")
+        d.attrs["to"] = names[d.attrs["to"].upper()]
+
+
+@until(4, "Concat")
+def _concat_axis(d: Draft) -> None:
+    d.attrs.setdefault("axis", 1)
+
+
+@until(5, "Reshape")
+def _reshape(d: Draft) -> None:
+    d.attr_to_input("shape", 1, np.int64)
+
+
+@until(2, "Pad")
+def _paddings(d: Draft) -> None:
+    if "paddings" in d.attrs:
+        d.attrs["pads"] = d.attrs.pop("paddings")
+
+
+@until(7, "Upsample")
+def _upsample_sides(d: Draft) -> None:
+    if "width_scale" in d.attrs or "height_scale" in d.attrs:
+        sides = [d.attrs.pop("height_scale", 1.0), d.attrs.pop("width_scale", 1.0)]
+        d.attrs["scales"] = [1.0, 1.0, *sides]
+
+
+@until(1 << 30, "Cast", "CastLike")
+def _narrow_cast(d: Draft) -> None:
+    """Casts to types that are held in a wider one round to their values."""
+    code = d.attrs.get("to")
+    if d.op_type == "CastLike" and len(d.inputs) == 2:
+        code = d.formats.get(d.inputs[1])
+    if code in NAMES:
+        del d.inputs[1:]
+        d.attrs["to"] = code
+        d.op_type, d.domain = "CastNarrow", "fastconv"
+
+
+@until(20, "DFT")
+def _dft_axis(d: Draft) -> None:
+    d.set_input(2, np.array(d.attrs.pop("axis", 1), np.int64))
+
+
+@until(1 << 30, "Optional")
+def _optional_type(d: Draft) -> None:
+    d.attrs.pop("type", None)  # nothing depends on it
+
+
+@until(
+    1 << 30, "EyeLike", "DequantizeLinear", "HannWindow", "HammingWindow", "BlackmanWindow",
+    "MelWeightMatrix",
+)  # fmt: skip
+def _held_dtype(d: Draft) -> None:
+    for name in ("dtype", "output_dtype", "output_datatype"):
+        if d.attrs.get(name) in NAMES:
+            d.attrs[name] = 1
+
+
+@until(1 << 30, "QuantizeLinear")
+def _zero_point_type(d: Draft) -> None:
+    if len(d.inputs) > 2 and d.inputs[2] in d.formats and not d.attrs.get("output_dtype"):
+        d.attrs["output_dtype"] = d.formats[d.inputs[2]]
 
 
 @until(11, "Clip")
@@ -189,6 +300,11 @@ def _group_normalization(d: Draft) -> None:
 @until(1 << 30, "Scatter")
 def _scatter(d: Draft) -> None:
     d.op_type = "ScatterElements"
+
+
+@until(16, "RoiAlign")
+def _roi_align(d: Draft) -> None:
+    d.attrs.setdefault("coordinate_transformation_mode", "output_half_pixel")
 
 
 @until(20, "GridSample")

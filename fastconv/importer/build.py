@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from .. import formats
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
 from .adapt import ADAPTATIONS, Draft, adapt
 from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
-from .foreign import Foreign, captures
+from .foreign import Foreign, captures, free_names
 from .tensors import numpy_dtype, sparse_to_array, to_array
 
-#: The oldest opset that is read; before it, broadcasting was an attribute.
-MIN_OPSET = 7
+#: The oldest opset that is read.
+MIN_OPSET = 1
 #: Functions may not blow a model up beyond this many nodes.
 MAX_NODES = 1_000_000
 #: Functions may not nest deeper than this.
@@ -46,25 +47,50 @@ def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
     return result
 
 
+#: Operators with subgraphs that run natively.
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+#: Operators whose first output has the element type of another input than the first.
+TYPE_GIVER = {"Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1}
+#: Operators whose outputs have an element type that has nothing to do with that of their inputs.
+OWN_TYPE = {
+    "Cast", "Shape", "Size", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "NonZero", "ArgMax", "ArgMin",
+    "ConstantOfShape", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
+    "NonMaxSuppression", "DynamicQuantizeLinear", "Multinomial", "BitCast", "If", "Loop",
+    "Scan", "SequenceLength", "OptionalHasElement", "SequenceEmpty",
+}  # fmt: skip
+#: Operators of which later outputs have that type too (of all others only the first).
+ALL_OUTPUTS = frozenset({"Split", "BatchNormalization", "LSTM", "GRU", "RNN", "Unique"})
+
+
 @cache
 def required(cls: type[Op]) -> tuple[str, ...]:
     """The attributes that an operator must have."""
     return tuple(name for name, (_, _, needed) in schema(cls).items() if needed)  # type: ignore[arg-type]
 
 
-def build_graph(model: Model) -> Graph:
+def build_graph(model: Model, fed: frozenset[str] = frozenset()) -> Graph:
     """The main graph of a model.
+
+    Args:
+        model: the structures of the file.
+        fed: initializers that are also graph inputs, and are to be inputs in this graph.
 
     Raises:
         ModelError: the graph is inconsistent; names the node.
         UnsupportedError: an opset, a type or an attribute that fastconv does not know.
     """
-    return Builder(model).build()
+    return Builder(model).build(fed)
 
 
 def value_type(value: ValueDef) -> TensorType:
-    """The type that the file states for a value."""
-    dtype = None if value.elem_type is None else numpy_dtype(value.elem_type)
+    """The type that the file states for a value, in the dtype that holds it (see ``formats``)."""
+    if value.kind != "tensor":
+        return TensorType(None, None)
+    if value.elem_type in formats.NAMES:
+        dtype: Any = formats.held_dtype(value.elem_type)
+    else:
+        dtype = None if value.elem_type is None else numpy_dtype(value.elem_type)
     shape = value.shape
     dims = None if shape is None else tuple(Sym(d) if isinstance(d, str) else d for d in shape)
     return TensorType(dtype, dims)
@@ -73,48 +99,92 @@ def value_type(value: ValueDef) -> TensorType:
 class Builder:
     """Collects nodes and constants of one model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, depth: int = 0) -> None:
         self.model = model
+        self.depth = depth
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.nodes: list[Node] = []
         self.consts: dict[str, np.ndarray] = {}
+        self.formats: dict[str, int] = {}
         self.made = 0
         #: Operators by class and attributes; the attributes are kept so that ids stay theirs.
         self.ops: dict[tuple[Any, ...], tuple[Op, tuple[Attr, ...]]] = {}
         self.names: set[str] = set()
 
-    def build(self) -> Graph:
+    def build(self, fed: frozenset[str] = frozenset()) -> Graph:
+        """The main graph; see :func:`build_graph`."""
         model, g = self.model, self.model.graph
-        opset = model.opset_import.get("")
-        if opset is None and any(n.domain == "" for n in g.nodes):
-            raise ModelError("the model names no opset for the ai.onnx domain (opset_import)")
-        if opset is not None and opset < MIN_OPSET:
+        opsets = dict(model.opset_import)
+        if "" not in opsets and any(n.domain == "" for n in g.nodes):
+            if model.ir_version >= 3:
+                raise ModelError("the model names no opset for the ai.onnx domain (opset_import)")
+            opsets[""] = 1  # older files have no such field
+        if opsets.get("", MIN_OPSET) < MIN_OPSET:
             raise UnsupportedError(
-                f"the model uses opset {opset}; fastconv reads opset {MIN_OPSET} and newer: "
-                "convert it with onnx.version_converter"
+                f"the model uses opset {opsets['']}; fastconv reads opset {MIN_OPSET} and newer"
             )
-        for name, t in g.initializers.items():
-            self.consts[name] = self._named(self._array, t, f"initializer {name!r}")
-        for name, s in g.sparse_initializers.items():
-            self.consts[name] = self._named(self._dense, s, f"sparse initializer {name!r}")
-        inputs = []
-        types = {}
         for v in g.inputs:
-            if v.name in self.consts:
+            if v.name in g.initializers and v.name not in fed:
                 continue
-            if v.kind != "tensor":
+            if v.kind not in ("tensor", "sequence", "optional"):
                 raise UnsupportedError(
-                    f"graph input {v.name!r} is a {v.kind}; only tensors can be fed"
+                    f"graph input {v.name!r} is a {v.kind}; only tensors, sequences and optional "
+                    "values can be fed"
                 )
             if v.elem_type is None:
                 raise ModelError(f"graph input {v.name!r} has no element type")
-            inputs.append(v.name)
-            types[v.name] = value_type(v)
         if not g.outputs:
             raise ModelError("the graph has no outputs")
-        self.names = self._all_names(g)
+        return self._graph(g, opsets, [], fed)
+
+    def body(self, g: GraphDef, opsets: dict[str, int], outer: Builder) -> tuple[Graph, list[str]]:
+        """A subgraph, whose last inputs are values of ``outer``, and the names of these.
+
+        Those that are constants there are constants here.
+        """
+        if self.depth > MAX_CALLS:
+            raise ModelError(f"subgraph {g.name!r} is nested more than {MAX_CALLS} deep")
+        captured = []
+        for name in free_names(g):
+            if name in outer.formats:
+                self.formats[name] = outer.formats[name]
+            if name in outer.consts:
+                self.consts[name] = outer.consts[name]
+            else:
+                captured.append(name)
+        return self._graph(g, opsets, captured), captured
+
+    def _graph(
+        self,
+        g: GraphDef,
+        opsets: dict[str, int],
+        captured: list[str],
+        fed: frozenset[str] = frozenset(),
+    ) -> Graph:
+        initializers = {n: t for n, t in g.initializers.items() if n not in fed}
+        for name, t in initializers.items():
+            self.consts[name] = self._named(self._array, t, f"initializer {name!r}")
+            self._state(name, t.data_type)
+        for name, s in g.sparse_initializers.items():
+            self.consts[name] = self._named(self._dense, s, f"sparse initializer {name!r}")
+            self._state(name, s.values.data_type)
+        inputs: list[str] = []
+        types: dict[str, TensorType] = {}
+        kinds: dict[str, str] = {}
+        for v in g.inputs:
+            if v.name in initializers or v.name in g.sparse_initializers:
+                continue
+            inputs.append(v.name)
+            types[v.name] = value_type(v)
+        for v in (*g.inputs, *g.value_infos, *g.outputs):
+            self._state(v.name, v.elem_type)
+        for v in (*g.inputs, *g.outputs):
+            if v.kind != "tensor":
+                kinds[v.name] = v.kind
+        inputs += captured
+        self.names |= self._all_names(g) | set(captured)
         for n in g.nodes:
-            self._add(n, model.opset_import, 0)
+            self._add(n, opsets, 0)
         for v in (*g.value_infos, *g.outputs):
             if v.kind == "tensor" and v.name not in types and v.elem_type is not None:
                 types.setdefault(v.name, value_type(v))
@@ -122,8 +192,14 @@ class Builder:
         graph = Graph(
             g.name, sort(self.nodes, self.consts, inputs), inputs, outputs, self.consts, types
         )
+        graph.formats, graph.kinds = self.formats, kinds
         graph.verify()
         return graph
+
+    def _state(self, name: str, elem_type: int | None) -> None:
+        """Note that the file says what the elements of a value are."""
+        if elem_type is not None and elem_type in formats.NAMES:
+            self.formats[name] = elem_type
 
     def _all_names(self, g: GraphDef) -> set[str]:
         names = set(g.initializers) | {v.name for v in g.inputs}
@@ -133,11 +209,15 @@ class Builder:
         return names
 
     def _array(self, t: TensorDef) -> np.ndarray:
-        """A stored tensor where it lies, aligned or not: plans copy what kernels read as it is."""
-        return to_array(t, self.model, aligned=False)
+        """A stored tensor as a graph holds it.
+
+        It stays where it lies, aligned or not: plans copy what kernels read as it is.
+        """
+        array = to_array(t, self.model, aligned=False)
+        return formats.widened(array) if array.dtype == np.float16 else array
 
     def _dense(self, s: SparseTensorDef) -> np.ndarray:
-        return sparse_to_array(s, self.model)
+        return formats.widened(sparse_to_array(s, self.model))
 
     def _named(self, read: Any, value: Any, what: str) -> np.ndarray:
         try:
@@ -194,6 +274,8 @@ class Builder:
             )
         try:
             self.consts[output] = makers[key](value)
+            if isinstance(value, TensorDef):
+                self._state(output, value.data_type)
         except FastconvError as e:
             raise type(e)(f"node {name!r} (Constant): {e}") from None
         except (ValueError, TypeError, AttributeError, OverflowError) as e:
@@ -203,6 +285,8 @@ class Builder:
         opset = opsets.get(n.domain)
         if opset is None:
             raise ModelError(f"the model imports no opset for the domain {n.domain!r}")
+        if n.domain == "" and n.op_type in CONTROL:
+            return self._control(n, name, opsets)
         has_graph = any(a.type in ("GRAPH", "GRAPHS") for a in n.attributes.values())
         if has_graph or ((n.domain, n.op_type) not in REGISTRY and not self._old(n, opset)):
             return self._foreign(n, name, opsets)
@@ -218,7 +302,16 @@ class Builder:
             self.consts[key] = array
             return key
 
-        draft = Draft(n.op_type, n.domain, list(n.inputs), list(n.outputs), attrs, opset, constant)
+        def insert(op: Op, inputs: list[str]) -> str:
+            output = self._fresh(f"{name}.{op.label}")
+            self.nodes.append(Node(op, inputs, [output], output, (name,)))
+            return output
+
+        draft = Draft(
+            n.op_type, n.domain, list(n.inputs), list(n.outputs), attrs, opset, constant, insert,
+            self.formats,
+        )  # fmt: skip
+        given = dict(attrs)
         try:
             adapt(draft)
         except (ValueError, TypeError, OverflowError) as e:
@@ -244,6 +337,7 @@ class Builder:
             raise ModelError(
                 f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}"
             )
+        self._spread(n.op_type, draft.inputs, draft.outputs, given)
         return Node(op, draft.inputs, draft.outputs, name, (name,))
 
     def _stored_as_integers(self, draft: Draft) -> bool:
@@ -270,6 +364,48 @@ class Builder:
                     return v.elem_type or 0
         return 0
 
+    def _spread(
+        self, op_type: str, inputs: list[str], outputs: list[str], attrs: dict[str, Any]
+    ) -> None:
+        """Note element types that outputs have from inputs, or from an attribute."""
+        giver = None if op_type in OWN_TYPE else TYPE_GIVER.get(op_type, 0)
+        given = ("to", "output_dtype", "output_datatype", "dtype")
+        code = next((attrs[k] for k in given if attrs.get(k)), None)
+        if isinstance(value := attrs.get("value"), TensorDef):  # ConstantOfShape
+            code = value.data_type
+        if code is None and giver is not None and giver < len(inputs):
+            code = self.formats.get(inputs[giver])
+        if code in formats.NAMES:
+            for o in outputs if op_type in ALL_OUTPUTS else outputs[:1]:
+                if o:
+                    self.formats.setdefault(o, code)
+
+    def _control(self, n: NodeDef, name: str, opsets: dict[str, int]) -> Node:
+        """If, Loop, Scan or SequenceMap: its subgraphs become graphs of their own."""
+        from ..graph.ops.control import CONTROL as CLASSES
+
+        cls = CLASSES[n.op_type]
+        bodies: dict[str, Graph] = {}
+        captured: dict[str, None] = {}
+        settings: dict[str, Any] = {}
+        for a in n.attributes.values():
+            if a.ref_attr_name:
+                raise ModelError(
+                    f"attribute {a.name!r} refers to {a.ref_attr_name!r} outside a function"
+                )
+            if isinstance(a.value, GraphDef):
+                inner = Builder(self.model, self.depth + 1)
+                bodies[a.name], read = inner.body(a.value, opsets, self)
+                captured.update(dict.fromkeys(read))
+            else:
+                settings[a.name] = a.value
+        op = cls.make(bodies, settings, len(n.inputs), tuple(captured), opsets.get("", 1))
+        for k, o in enumerate(n.outputs):
+            code = op.output_format(k)
+            if o and code is not None:
+                self.formats.setdefault(o, code)
+        return Node(op, [*n.inputs, *captured], list(n.outputs), name, (name,))
+
     def _op(self, cls: type[Op], draft: Draft, n: NodeDef) -> Op:
         """The operator of a node. Equal nodes share one, as an operator never changes.
 
@@ -290,7 +426,10 @@ class Builder:
 
     def _foreign(self, n: NodeDef, name: str, opsets: dict[str, int]) -> Node:
         extra = tuple(captures(n))
-        op = Foreign(n, self.model, dict(opsets), extra)
+        known = {k: self.formats[k] for k in (*n.inputs, *extra) if k in self.formats}
+        op = Foreign(n, self.model, dict(opsets), extra, known)
+        attrs = {a.name: a.value for a in n.attributes.values() if a.type == "INT"}
+        self._spread(n.op_type, list(n.inputs), list(n.outputs), attrs)
         return Node(op, [*n.inputs, *extra], list(n.outputs), name, (name,))
 
     def _inline(self, n: NodeDef, f: FunctionDef, depth: int) -> None:
@@ -374,7 +513,7 @@ def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:
             raise UnsupportedError(f"attribute {name!r} is not known to fastconv for {n.op_type}")
         types, kind, _ = known[name]
         given = n.attributes.get(name)
-        if given is not None and given.type not in types:
+        if given is not None and given.value is value and given.type not in types:
             raise ModelError(f"attribute {name!r} is {given.type}, expected {' or '.join(types)}")
         values[name] = attr_value(name, value, kind)
     for name in required(cls):  # type: ignore[arg-type]
@@ -386,7 +525,7 @@ def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:
 def attr_value(name: str, v: Any, kind: str) -> Any:
     """An attribute's value as the Python type of its field."""
     if isinstance(v, TensorDef):
-        return to_array(v)
+        return formats.widened(to_array(v))
     if isinstance(v, bytes):
         raise ModelError(f"attribute {name!r} is not UTF-8 text")
     if kind.startswith("tuple"):

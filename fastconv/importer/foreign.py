@@ -5,11 +5,14 @@ The onnx package is imported when such an operator first runs, and only then.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
+from ..formats import NAMES, narrowed, widened
 from ..graph import Op, TensorType
 from ..graph.op import fields_only
 from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
@@ -25,12 +28,14 @@ class Foreign(Op):
         model: the model that it comes from (opsets, functions, external data).
         opsets: the opset of every domain where the node stands.
         captured: outer values that its subgraphs read; they follow the node's own inputs.
+        formats: ONNX data types of those inputs that are held in another dtype.
     """
 
     node: NodeDef
     model: Model
     opsets: dict[str, int]
     captured: tuple[str, ...] = ()
+    formats: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     __hash__ = object.__hash__
 
@@ -58,9 +63,13 @@ class Foreign(Op):
             session = self._make_session()
             object.__setattr__(self, "_session", session)
         names = [*self.node.inputs, *self.captured]
-        feeds = {n: x for n, x in zip(names, xs, strict=True) if n and x is not None}
+        feeds = {
+            n: narrowed(x, self.formats.get(n))
+            for n, x in zip(names, xs, strict=True)
+            if n and x is not None
+        }
         outs = dict(zip(session.output_names, session.run(None, feeds), strict=True))
-        return [text_as_objects(outs.get(n)) for n in self.node.outputs]
+        return [widened(text_as_objects(outs.get(n))) for n in self.node.outputs]
 
     def _make_session(self) -> Any:
         try:
@@ -74,8 +83,9 @@ class Foreign(Op):
         names = dict.fromkeys(n for n in (*self.node.inputs, *self.captured) if n)
         inputs = [onnx.helper.make_empty_tensor_value_info(n) for n in names]
         outputs = [onnx.helper.make_empty_tensor_value_info(n) for n in self.node.outputs if n]
-        nodes = nodes_to_onnx(self.node, self.model, self.opsets.get("", 0))
-        graph = onnx.helper.make_graph(nodes, "node", inputs, outputs)
+        graph = onnx.helper.make_graph(
+            [node_to_onnx(self.node, self.model)], "node", inputs, outputs
+        )
         imports = [onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()]
         model = onnx.helper.make_model(graph, opset_imports=imports)
         model.ir_version = min(model.ir_version, self.model.ir_version)
@@ -93,40 +103,7 @@ def text_as_objects(value: Any) -> Any:
     return value
 
 
-def nodes_to_onnx(node: NodeDef, model: Model, opset: int) -> list[Any]:
-    """The node as ``onnx.NodeProto``, and what puts right what the reference makes of it.
-
-    The reference joins a Loop's scan outputs along their first axis where ONNX stacks them: scalars
-    become (iterations, 1), matrices one tall matrix. Two axes of size 1 in front of what every
-    iteration gives, one of them removed afterwards, make both the same.
-    """
-    import onnx
-
-    proto = node_to_onnx(node, model, opset)
-    nodes = [proto]
-    carried = max(0, len(node.inputs) - 2)
-    if node.domain or node.op_type != "Loop" or len(node.outputs) <= carried:
-        return nodes
-
-    def reshaping(op: str, name: str, result: str, axes: list[int]) -> list[Any]:
-        if opset < 13:
-            return [onnx.helper.make_node(op, [name], [result], axes=axes)]
-        list_ = onnx.helper.make_node("Constant", [], [f"{result}/axes"], value_ints=axes)
-        return [list_, onnx.helper.make_node(op, [name, f"{result}/axes"], [result])]
-
-    body = next(a.g for a in proto.attribute if a.name == "body")
-    for info in body.output[1 + carried :]:
-        name = f"{info.name}/iteration"
-        body.node.extend(reshaping("Unsqueeze", info.name, name, [0, 1]))
-        info.CopyFrom(onnx.helper.make_empty_tensor_value_info(name))
-    for k in range(carried, len(node.outputs)):
-        if node.outputs[k]:
-            proto.output[k] = f"{node.outputs[k]}/stacked"
-            nodes += reshaping("Squeeze", proto.output[k], node.outputs[k], [1])
-    return nodes
-
-
-def node_to_onnx(node: NodeDef, model: Model, opset: int) -> Any:
+def node_to_onnx(node: NodeDef, model: Model) -> Any:
     """The node as ``onnx.NodeProto``."""
     import onnx
 
@@ -137,18 +114,18 @@ def node_to_onnx(node: NodeDef, model: Model, opset: int) -> Any:
         proto.overload = node.overload
     codes = {name: code for code, name in ATTRIBUTE_TYPES.items()}
     for a in node.attributes.values():
-        value = _value_to_onnx(a, a.value, model, opset)
+        value = _value_to_onnx(a, a.value, model)
         proto.attribute.append(onnx.helper.make_attribute(a.name, value, attr_type=codes[a.type]))
     return proto
 
 
-def _value_to_onnx(attr: Attr, value: Any, model: Model, opset: int) -> Any:
+def _value_to_onnx(attr: Attr, value: Any, model: Model) -> Any:
     if isinstance(value, list):
-        return [_value_to_onnx(attr, v, model, opset) for v in value]
+        return [_value_to_onnx(attr, v, model) for v in value]
     if isinstance(value, TensorDef):
         return tensor_to_onnx(value, model)
     if isinstance(value, GraphDef):
-        return graph_to_onnx(value, model, opset)
+        return graph_to_onnx(value, model)
     if isinstance(value, SparseTensorDef):
         raise UnsupportedError(f"attribute {attr.name!r} is a sparse tensor")
     if attr.type.startswith("TYPE_PROTO"):
@@ -157,13 +134,16 @@ def _value_to_onnx(attr: Attr, value: Any, model: Model, opset: int) -> Any:
 
 
 def tensor_to_onnx(tensor: TensorDef, model: Model) -> Any:
-    """A stored tensor as ``onnx.TensorProto``; narrow floats are widened to float32."""
+    """A stored tensor as ``onnx.TensorProto``."""
     import onnx
 
-    return onnx.numpy_helper.from_array(np.array(to_array(tensor, model)), tensor.name)
+    array = np.array(to_array(tensor, model))
+    if tensor.data_type in NAMES:
+        array = narrowed(array, tensor.data_type)
+    return onnx.numpy_helper.from_array(array, tensor.name)
 
 
-def graph_to_onnx(graph: GraphDef, model: Model, opset: int) -> Any:
+def graph_to_onnx(graph: GraphDef, model: Model) -> Any:
     """A subgraph as ``onnx.GraphProto``."""
     import onnx
 
@@ -173,7 +153,7 @@ def graph_to_onnx(graph: GraphDef, model: Model, opset: int) -> Any:
         return onnx.helper.make_empty_tensor_value_info(v.name)
 
     return onnx.helper.make_graph(
-        [made for n in graph.nodes for made in nodes_to_onnx(n, model, opset)],
+        [node_to_onnx(n, model) for n in graph.nodes],
         graph.name or "graph",
         [info(v) for v in graph.inputs],
         [info(v) for v in graph.outputs],

@@ -177,7 +177,9 @@ class InferenceSession(Session):
             if run_options is None and self._trace is None:
                 outs = model.run_all(input_feed, _arrays)
             else:
-                outs = self._run_watched(model.check_feeds(_arrays(input_feed)), run_options)
+                arrays = _arrays(input_feed)
+                model = model.for_feeds(arrays)
+                outs = self._run_watched(model, model.check_feeds(arrays), run_options)
         except FastconvError as e:
             raise of_run(e) from e.__cause__
         return [outs[n] for n in output_names or self._names]
@@ -188,7 +190,9 @@ class InferenceSession(Session):
         name = next(n for n in names if n not in self._known)
         return InputError(f"no output {name!r}; the model has {', '.join(self._names)}")
 
-    def _run_watched(self, feeds: Mapping[str, Any], options: RunOptions | None) -> dict[str, Any]:
+    def _run_watched(
+        self, model: Model, feeds: Mapping[str, Any], options: RunOptions | None
+    ) -> dict[str, Any]:
         """Run with profiling, or with options that may end it."""
         if options is not None and not isinstance(options, RunOptions):
             raise OptionError(f"run_options is {type(options).__name__}; expected RunOptions")
@@ -202,7 +206,7 @@ class InferenceSession(Session):
         parts = Parts(check)
         check()
         start = time.monotonic_ns()
-        outs = self._model._engine.run(feeds, parts)
+        outs = model.run_checked(feeds, parts)
         if trace is not None:
             trace.add_run(parts, start, time.monotonic_ns())
         check()
@@ -296,8 +300,11 @@ class InferenceSession(Session):
         return list(self._outputs_meta)
 
     def get_overridable_initializers(self) -> list[NodeArg]:
-        """Initializers that a caller may replace: none, they are constants."""
-        return []
+        """Initializers that a caller may replace: those that are inputs of the graph too.
+
+        Before IR version 4 they had to be, and are constants.
+        """
+        return [node_arg(o) for o in self._model.overridable if self._model.ir_version >= 4]
 
     def get_modelmeta(self) -> ModelMetadata:
         """What the file says about itself."""

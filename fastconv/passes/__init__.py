@@ -7,10 +7,11 @@ that is no output of the graph. A pass can be left out by name to find the one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
-from ..errors import OptionError
-from ..graph import Graph
+from ..errors import FastconvError, OptionError
+from ..graph import UNKNOWN, Graph, TensorType
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
 from .budget import Budget, Change, spending
@@ -88,7 +89,37 @@ def optimize(
         if check:
             graph.verify()
     hide_names(graph, inputs)
+    for node in graph.nodes:
+        if node.op.control:
+            op: Any = node.op
+            types = {
+                inner: graph.type_of(outer)
+                for inner, outer in zip(op.captured, node.inputs[op.own :], strict=True)
+            }
+            node.op = op.with_bodies(lambda body: _body(body, types, disable, check))
     return graph
+
+
+def _body(
+    body: Graph, types: Mapping[str, TensorType], disable: Collection[str], check: bool
+) -> Graph:
+    """A subgraph, optimised; as it stands where its shapes do not fit together.
+
+    It may be the branch of an If that never runs; if it runs, planning it says what is wrong.
+    """
+    try:
+        return optimize(_with_types(body, types), disable, check)
+    except FastconvError:
+        return body
+
+
+def _with_types(body: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """A subgraph that knows what the graph around it knows of the values that it captures."""
+    body = body.copy()
+    for name in body.inputs:
+        if name in types and types[name] != UNKNOWN:
+            body.types.setdefault(name, types[name])
+    return body
 
 
 __all__ = ["PIPELINE", "Budget", "Change", "fold_constants", "infer_types", "optimize"]

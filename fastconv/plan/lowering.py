@@ -94,6 +94,8 @@ def _where(cls: type[Op]) -> str | None:
     return {
         "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
         "elementwise": "elementwise", "indexing": "move", "recurrent": None,
+        "recurrent_quant": None, "legacy": "shape", "control": None, "sequence": None,
+        "spectral": None, "vision": None,
     }.get(module, module)  # fmt: skip
 
 

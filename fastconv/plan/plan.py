@@ -143,15 +143,28 @@ def resolve(
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
 
-    Late nodes are those whose output shapes depend on data, and all that follows from them.
+    Late nodes are those whose output shapes depend on data, and all that follows from them. An If
+    whose condition is known here (it asks for a shape) gives way to the nodes of its branch, whose
+    constants join those of the graph.
     """
     ready: list[Node] = []
     late: list[Node] = []
-    for node in graph.nodes:
+    waiting = graph.nodes[::-1]
+    while waiting:
+        node = waiting.pop()
+        if node.op.control and node.op.label == "If" and node.inputs[0] in known:
+            nodes, consts = inline(node, known[node.inputs[0]])
+            waiting += nodes[::-1]
+            known.update(consts)
+            graph.consts.update(consts)
+            continue
         if any(i and i not in known and i not in types for i in node.inputs):
             late.append(node)
             continue
         ins = [None if not i else value_type(i, types, known) for i in node.inputs]
+        if any(t is not None and t.dtype is None for t in ins):
+            late.append(node)  # it reads a sequence or an optional value
+            continue
         values = [known.get(i) if i else None for i in node.inputs]
         try:
             folded = node.op.fold(ins, values)
@@ -188,6 +201,15 @@ def resolve(
         else:
             late.append(node)
     return ready, late
+
+
+def inline(node: Node, condition: np.ndarray) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """The branch of an If that a condition chooses, as nodes of the graph, and its constants."""
+    op: Any = node.op
+    try:
+        return op.inlined(node, condition)
+    except FastconvError as e:
+        raise annotate(node, e, [TensorType(condition.dtype, condition.shape)]) from None
 
 
 def too_few(node: Node, count: int) -> ShapeError:

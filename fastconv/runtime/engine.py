@@ -19,7 +19,11 @@ from ..plan.choice import Choices
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
+from .arenas import Arenas
 from .executor import Context, Program, Runner, forget_teams
+
+#: Views of one arena that Python steps keep.
+MAX_VIEWS = 1024
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
 DEFAULT_PLANS = 8
@@ -32,6 +36,7 @@ def _after_fork() -> None:
     forget_teams()
     for engine in list(_engines):
         engine._lock = threading.Lock()
+        engine.arenas.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -41,7 +46,8 @@ if hasattr(os, "register_at_fork"):
 class Prepared:
     """A plan with its program and the contexts that wait to be used again."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, arenas: Arenas) -> None:
+        self.arenas = arenas
         steps = [
             (*entry, None if step.function is None else python_function(step))
             for step, entry in zip(plan.steps, plan.entries, strict=True)
@@ -75,7 +81,9 @@ class Prepared:
             if shape is None or dtype is None or dtype.kind not in "biuf":
                 return None
             ins.append((i, name, tuple(int(d) for d in shape), dtype))  # type: ignore[arg-type]
-        return Runner(self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool)
+        return Runner(
+            self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool, self.arenas
+        )
 
     def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
@@ -88,45 +96,51 @@ class Prepared:
                 result[name] = externals[i] = np.empty(shape, dtype)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
-        try:
-            context = self.pool.pop()
-        except IndexError:
-            context = self._context()
-        try:
-            context.run(externals, times)
-        finally:
-            self.pool.append(context)
+        self._run(externals, times)
         return result
 
-    def _context(self) -> Context:
+    def _run(self, externals: list[Any], times: np.ndarray | None) -> None:
+        arena = self.arenas.take(self.program.arena_size)
         try:
-            return Context(self.program)
-        except (MemoryError, OSError, OverflowError, ValueError) as e:
-            size = self.program.arena_size
-            raise MemoryLimitError(f"cannot allocate {size} bytes for activations: {e}") from None
+            try:
+                context = self.pool.pop()
+            except IndexError:
+                context = Context(self.program)
+            try:
+                context.run(externals, arena, times)
+            finally:
+                self.pool.append(context)
+        except MemoryError as e:
+            raise e if isinstance(e, MemoryLimitError) else MemoryLimitError(str(e)) from None
+        finally:
+            self.arenas.give(arena)
 
 
 def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
     """What the executor calls for a step without a kernel."""
     n = len(step.places) - step.n_outputs
 
-    def view(place: Any, context: Context, externals: list[Any], key: int) -> Any:
+    def view(place: Any, context: Context, externals: list[Any]) -> Any:
         if place is None:
             return None
         b = place.buffer
         if b.kind == ARENA:
-            cached = context.views.get((id(step), key))
+            arena = context.arena
+            key = (b.offset + place.start, place.shape, place.dtype)
+            cached = arena.views.get(key)
             if cached is None:
+                if len(arena.views) >= MAX_VIEWS:
+                    arena.views.clear()
                 start = context.offset_in_map(b.offset + place.start)
-                flat = np.frombuffer(context.arena, place.dtype, place.size, start)
-                cached = context.views[id(step), key] = flat.reshape(place.shape)
+                flat = np.frombuffer(arena.map, place.dtype, place.size, start)
+                cached = arena.views[key] = flat.reshape(place.shape)
             return cached
         if b.kind == CONST:
             return b.array.view(place.dtype).reshape(place.shape)
         return externals[b.index].reshape(place.shape)
 
     def call(context: Context, externals: list[Any]) -> None:
-        views = [view(p, context, externals, k) for k, p in enumerate(step.places)]
+        views = [view(p, context, externals) for p in step.places]
         assert step.function is not None
         results = compute(step.node, step.function, views[:n])
         for target, result in zip(views[n:], results, strict=False):
@@ -149,11 +163,12 @@ class Engine:
         graph: what to run; its ``types`` say what each input must be.
         threads: threads per run.
         packs: packed weights, shared with the engines of the graph's later parts.
-        memory_limit: bytes that one context's activations may take, or None.
+        memory_limit: bytes that activations may take, of all runs in progress together, or None.
         isa: the kernel build to use (default: the chosen one).
         strict: keep to direct convolution.
         choices: decides between alternatives (default: their estimated costs).
         half: store weights of fully-connected layers in half precision.
+        arenas: where activations live, shared with the engines of parts and subgraphs.
     """
 
     def __init__(
@@ -166,8 +181,10 @@ class Engine:
         strict: bool = False,
         choices: Choices | None = None,
         half: bool = False,
+        arenas: Arenas | None = None,
     ) -> None:
         self.graph = graph
+        self.arenas = arenas or Arenas(memory_limit or machine_memory())
         self.strict = strict
         self.choices = choices or Choices()
         self.half = half
@@ -179,6 +196,7 @@ class Engine:
         self._plans: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
         self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
+        self._bodies: dict[int, Engine] = {}
         self._lock = threading.Lock()
         #: The short way to the plan of the last run, if it has one: see ``Runner``.
         self.hot: Runner | None = None
@@ -199,7 +217,7 @@ class Engine:
                     self.graph, types, self.threads, self.packs, self.memory_limit, self.isa,
                     self.strict, self.choices, self.half,
                 )  # fmt: skip
-                prepared = Prepared(plan)
+                prepared = Prepared(plan, self.arenas)
                 prepared.hot = prepared.runner(self.graph)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
@@ -233,12 +251,28 @@ class Engine:
         for name, array in feeds.items():
             values.setdefault(name, array.value if isinstance(array, Opaque) else array)
         for node in plan.eager:
-            run_node(node, values, self.graph.consts, self.memory_limit)
+            run_node(node, values, self.graph.consts, self.memory_limit, self._run_body)
         if plan.rest is not None:
             rest = self._run_rest(plan.rest, values, profile)
             fresh.update(map(id, rest.values()))
             values.update(rest)
         return {n: self._result(n, values, fresh) for n in self.graph.outputs}
+
+    def _like(self, graph: Graph, packs: PackCache | None) -> Engine:
+        """An engine with this one's settings, for a part of its graph or a subgraph."""
+        return Engine(
+            graph, self.threads, packs, self.memory_limit, self.isa, self.strict, self.choices,
+            self.half, self.arenas,
+        )  # fmt: skip
+
+    def _run_body(self, body: Graph, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run the subgraph of a node; its plans are kept as this graph's own are."""
+        engine = self._bodies.get(id(body))
+        if engine is None:  # the graph's nodes keep the body, and with it its id
+            engine = self._like(body, None)
+            engine = self._bodies.setdefault(id(body), engine)
+        outs = engine.run({n: fed(v) for n, v in feeds.items()})
+        return [outs[o] for o in body.outputs]
 
     def _result(self, name: str, values: Mapping[str, Any], fresh: set[int]) -> Any:
         """An output that shares no memory with a constant, an input or another output."""
@@ -247,9 +281,11 @@ class Engine:
             fresh.discard(id(array))
             return array
         try:
+            if isinstance(array, np.ndarray):
+                return np.array(array)
             from copy import deepcopy
 
-            return deepcopy(array) if isinstance(array, list) else np.array(array)
+            return deepcopy(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
@@ -260,18 +296,11 @@ class Engine:
         key = tuple(n.name for n in rest.nodes)
         engine = self._rests.get(key)
         if engine is None:
-            engine = Engine(
-                rest, self.threads, self.packs, self.memory_limit, self.isa, self.strict,
-                self.choices, self.half,
-            )  # fmt: skip
+            engine = self._like(rest, self.packs)
             engine = self._rests.setdefault(key, engine)
         feeds: dict[str, Any] = {}
         for n in rest.inputs:
-            v = values[n] if n in values else self.graph.consts[n]
-            if not isinstance(v, np.ndarray):
-                feeds[n] = Opaque(v)
-            else:
-                feeds[n] = np.ascontiguousarray(v) if v.ndim else v
+            feeds[n] = fed(values[n] if n in values else self.graph.consts[n])
         return engine.run(feeds, profile)
 
 
@@ -283,6 +312,13 @@ class Opaque:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def fed(value: Any) -> Any:
+    """A value as engines take it: contiguous, or wrapped when it is no tensor."""
+    if not isinstance(value, np.ndarray):
+        return Opaque(value)
+    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 
 def _type(value: Any) -> TensorType:
@@ -308,8 +344,11 @@ def run_node(
     values: dict[str, Any],
     consts: Mapping[str, np.ndarray],
     memory_limit: int | None = None,
+    run_body: Callable[[Graph, Mapping[str, Any]], list[Any]] | None = None,
 ) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them.
+
+    ``run_body`` runs the subgraphs of a node that has such (default: node by node, in NumPy).
 
     Raises:
         MemoryLimitError: its outputs alone would pass ``memory_limit``, or the machine's memory.
@@ -320,7 +359,10 @@ def run_node(
     limit = memory_limit or machine_memory()
 
     def checked(arrays: Sequence[Any]) -> Any:
-        if all(a is None or isinstance(a, np.ndarray) for a in arrays):
+        if node.op.control and run_body is not None:
+            op: Any = node.op
+            return op.execute(arrays, run_body, limit)
+        if not node.op.dynamic and all(a is None or isinstance(a, np.ndarray) for a in arrays):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             check_outputs(node, types, arrays, limit)
         return node.op.compute(arrays)
@@ -330,4 +372,4 @@ def run_node(
         raise ShapeError(f"{node}: {too_few(node, len(outs))}")
     for name, out in zip(node.outputs, outs, strict=False):
         if name:
-            values[name] = np.asarray(out) if not isinstance(out, list) else out
+            values[name] = out if out is None or isinstance(out, list) else np.asarray(out)

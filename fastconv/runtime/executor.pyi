@@ -23,14 +23,25 @@ class Program:
         max_threads: int,
     ) -> None: ...
 
+class Arena:
+    map: Any
+    views: dict[Any, np.ndarray]
+    size: int
+    serial: int
+    def __init__(self, size: int) -> None: ...
+
 class Context:
     program: Program
-    arena: Any
-    views: dict[Any, Any]
+    arena: Arena
     def __init__(self, program: Program) -> None: ...
     def address(self, offset: int) -> int: ...
     def offset_in_map(self, offset: int) -> int: ...
-    def run(self, externals: list[Any], times: np.ndarray | None = None) -> None: ...
+    def run(
+        self,
+        externals: list[Any],
+        arena: Arena | None = None,
+        times: np.ndarray | None = None,
+    ) -> None: ...
 
 class Runner:
     def __init__(
@@ -40,6 +51,7 @@ class Runner:
         inputs: tuple[tuple[int, str, tuple[int, ...], np.dtype[Any]], ...],
         outputs: tuple[tuple[int, str, tuple[int, ...], np.dtype[Any]], ...],
         pool: list[Context],
+        arenas: Any,
     ) -> None: ...
     def run(self, feeds: Any) -> dict[str, np.ndarray] | None: ...
 

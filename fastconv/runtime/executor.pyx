@@ -2,8 +2,8 @@
 
 A :class:`Program` is the immutable list of steps of one plan: for each the kernel's address, its
 parameter struct, its buffers and how many threads it gets. A :class:`Context` is what one run needs
-for itself: the arena and the buffers resolved to pointers. A program is shared between threads; a
-context belongs to one run at a time.
+for itself: the buffers resolved to pointers into an :class:`Arena`. A program is shared between
+threads; a context and an arena belong to one run at a time.
 
 A step without a kernel is a Python function (an operator without a kernel): the executor takes the
 GIL for it alone.
@@ -12,6 +12,7 @@ Several threads work on a run through a team, which the run borrows from a pool 
 """
 
 import _thread
+import itertools
 import mmap
 
 from cpython.buffer cimport (
@@ -155,47 +156,68 @@ cdef class Program:
         free(self.external)
 
 
-cdef class Context:
-    """One run's own memory: the arena, and every step's buffers resolved to pointers."""
+_serials = itertools.count(1)
 
-    cdef readonly Program program
-    cdef readonly object arena      # mmap that holds the arena, or None
-    cdef readonly dict views        # for Python steps: cached NumPy views of the arena
-    cdef Py_buffer arena_view
+
+cdef class Arena:
+    """Memory for the activations of one run at a time: anonymous pages, zero at first.
+
+    Args:
+        size: bytes, at least 1.
+    """
+
+    cdef readonly object map        # the mmap
+    cdef readonly dict views        # for Python steps: cached NumPy views
+    cdef readonly int64_t size
+    cdef readonly int64_t serial    # no two arenas of a process have the same
+    cdef Py_buffer view
     cdef bint has_view
     cdef char* base
+
+    def __cinit__(self, int64_t size):
+        # Given back to the system when dropped. Big arenas start at a 2 MiB boundary and ask for
+        # huge pages (the TLB covers little with 4 KiB).
+        huge = 2 << 20
+        big = size >= 2 * huge
+        total = size + (huge if big else 0)
+        if hasattr(mmap, "MAP_PRIVATE"):
+            # The default is a shared mapping, which a forked child would write to as well.
+            self.map = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            self.map = mmap.mmap(-1, total)
+        PyObject_GetBuffer(self.map, &self.view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        self.has_view = True
+        self.views = {}
+        self.serial = next(_serials)
+        self.size = size
+        self.base = <char*>self.view.buf
+        if big:
+            self.base += -<uintptr_t>self.base % <uintptr_t>huge
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                try:
+                    self.map.madvise(mmap.MADV_HUGEPAGE)
+                except OSError:
+                    pass  # a kernel without transparent huge pages
+
+    def __dealloc__(self):
+        if self.has_view:
+            PyBuffer_Release(&self.view)
+
+
+cdef class Context:
+    """One run's own memory: an arena, and every step's buffers resolved to pointers."""
+
+    cdef readonly Program program
+    cdef readonly Arena arena       # of the run in progress, else None
+    cdef int64_t serial             # of the arena that the pointers point into
     cdef void** pointers
     cdef Step* steps
 
     def __cinit__(self, Program program):
         cdef int i
         cdef Ref* ref
-        cdef int64_t size = program.arena_size
         self.program = program
-        self.views = {}
-        self.has_view = False
-        self.base = NULL
-        if size > 0:
-            # Anonymous pages: zero, page aligned, given back to the system when dropped. Big arenas
-            # start at a 2 MiB boundary and ask for huge pages (the TLB covers little with 4 KiB).
-            huge = 2 << 20
-            big = size >= 2 * huge
-            total = size + (huge if big else 0)
-            if hasattr(mmap, "MAP_PRIVATE"):
-                # The default is a shared mapping, which a forked child would write to as well.
-                self.arena = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            else:
-                self.arena = mmap.mmap(-1, total)
-            PyObject_GetBuffer(self.arena, &self.arena_view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-            self.has_view = True
-            self.base = <char*>self.arena_view.buf
-            if big:
-                self.base += -<uintptr_t>self.base % <uintptr_t>huge
-                if hasattr(mmap, "MADV_HUGEPAGE"):
-                    try:
-                        self.arena.madvise(mmap.MADV_HUGEPAGE)
-                    except OSError:
-                        pass  # a kernel without transparent huge pages
+        self.serial = 0
         self.pointers = <void**>malloc((program.n_refs + 1) * sizeof(void*))
         self.steps = <Step*>malloc((program.n_steps + 1) * sizeof(Step))
         if self.pointers == NULL or self.steps == NULL:
@@ -203,38 +225,54 @@ cdef class Context:
         for i in range(program.n_refs):
             ref = &program.refs[i]
             self.pointers[i] = NULL
-            if ref.kind == ARENA:
-                self.pointers[i] = self.base + ref.value
-            elif ref.kind == CONST:
+            if ref.kind == CONST:
                 self.pointers[i] = <void*><uintptr_t>ref.value
         for i in range(program.n_steps):
             self.steps[i] = program.steps[i]
             self.steps[i].call.buf = self.pointers + program.steps[i].first_ref
 
     def __dealloc__(self):
-        if self.has_view:
-            PyBuffer_Release(&self.arena_view)
         free(self.pointers)
         free(self.steps)
 
+    cdef bind(self, Arena arena):
+        """Point into this arena from now on."""
+        cdef int i
+        cdef Program program = self.program
+        if arena is None:
+            if program.arena_size > 0:
+                raise ValueError("the program needs an arena")
+            return
+        if arena.size < program.arena_size:
+            raise ValueError("the arena is too small")
+        self.arena = arena
+        if arena.serial == self.serial:
+            return
+        self.serial = arena.serial
+        for i in range(program.n_refs):
+            if program.refs[i].kind == ARENA:
+                self.pointers[i] = arena.base + program.refs[i].value
+
     def address(self, int64_t offset):
-        """The address of an arena offset."""
-        return <uintptr_t>(self.base + offset)
+        """The address of an arena offset, during a run."""
+        return <uintptr_t>(self.arena.base + offset)
 
     def offset_in_map(self, int64_t offset):
-        """Where an arena offset lies in the ``arena`` mmap object, in bytes."""
-        return (self.base + offset) - <char*>self.arena_view.buf
+        """Where an arena offset lies in the arena's mmap object, in bytes, during a run."""
+        return (self.arena.base + offset) - <char*>self.arena.view.buf
 
-    def run(self, list externals, double[::1] times=None):
+    def run(self, list externals, Arena arena=None, double[::1] times=None):
         """Run every step.
 
         Args:
             externals: the C-contiguous arrays behind the external buffers, inputs and outputs.
+            arena: of ``program.arena_size`` bytes or more; None where the program needs none.
             times: filled with each step's nanoseconds, when given.
         """
         cdef int n = len(externals), i, got = 0
         cdef Py_buffer small[FEW]
         cdef Py_buffer* views = small
+        self.bind(arena)
         if n > FEW:
             views = <Py_buffer*>malloc(n * sizeof(Py_buffer))
             if views == NULL:
@@ -245,6 +283,7 @@ cdef class Context:
                 got += 1
             self.execute(views, externals, times)
         finally:
+            self.arena = None
             for i in range(got):
                 PyBuffer_Release(&views[i])
             if views != small:
@@ -319,6 +358,7 @@ cdef class Runner:
         inputs: ``(external, name, shape, dtype)`` of each input.
         outputs: the same of each output.
         pool: contexts of the program that wait to be used.
+        arenas: hands out arenas (``take(size)``) and has them back (``give(arena)``).
     """
 
     cdef Program program
@@ -326,14 +366,17 @@ cdef class Runner:
     cdef tuple inputs
     cdef tuple outputs
     cdef list pool
+    cdef object arenas
     cdef list formats
 
-    def __init__(self, Program program, int n_externals, tuple inputs, tuple outputs, list pool):
+    def __init__(self, Program program, int n_externals, tuple inputs, tuple outputs, list pool,
+                 object arenas):
         self.program = program
         self.n_externals = n_externals
         self.inputs = inputs
         self.outputs = outputs
         self.pool = pool
+        self.arenas = arenas
         # How NumPy's buffers name each input's dtype in native order.
         self.formats = [memoryview(empty(0, i[3])).format.encode() for i in inputs]
 
@@ -390,10 +433,17 @@ cdef class Runner:
                 context = self.pool.pop()
             except IndexError:
                 return None  # another thread took it
+            arena = None
             try:
+                if self.program.arena_size > 0:
+                    arena = self.arenas.take(self.program.arena_size)
+                context.bind(arena)
                 context.execute(small, externals, None)
             finally:
+                context.arena = None
                 self.pool.append(context)
+                if arena is not None:
+                    self.arenas.give(arena)
             return result
         finally:
             for k in range(self.n_externals):

@@ -3,9 +3,11 @@
 __all__ = [
     "activations",
     "binary",
+    "control",
     "conv",
     "elementwise",
     "indexing",
+    "legacy",
     "logic",
     "matmul",
     "move",
@@ -16,6 +18,9 @@ __all__ = [
     "recurrent_quant",
     "reduce",
     "resize",
+    "sequence",
     "shape",
+    "spectral",
     "unary",
+    "vision",
 ]

@@ -141,8 +141,8 @@ class Recurrent(Op):
         time, batch, _ = x.shape
         d, h = self.directions, r.shape[2]
         b = np.zeros((d, 2 * self.gates * h), x.dtype) if given[3] is None else widen(given[3])
-        peepholes = np.zeros((d, 3 * h), x.dtype) if given[7] is None else widen(given[7])
-        lens = np.full(batch, time) if given[4] is None else given[4]
+        peepholes = [None] * d if given[7] is None else widen(given[7])
+        lens = given[4]
         first = [np.zeros((d, batch, h), x.dtype) if s is None else widen(s) for s in states]
         y = np.zeros((time, d, batch, h), x.dtype)
         last = [np.empty_like(s) for s in first]
@@ -150,8 +150,16 @@ class Recurrent(Op):
             for k, functions in enumerate(self.functions()):
                 backwards = self.direction == "reverse" or k == 1
                 state = [s[k] for s in first]
+                # One product for all time steps; what is left depends on the step before.
+                inputs = self.project(x.reshape(time * batch, x.shape[2]), w[k], b[k])
+                inputs = inputs.reshape(time, batch, w.shape[1])
+                weights = r[k].T if time < 8 else np.ascontiguousarray(r[k].T)
                 for t in reversed(range(time)) if backwards else range(time):
-                    new = self.step(x[t], state, w[k], r[k], b[k], peepholes[k], functions)
+                    new = self.step(inputs[t], state, weights, b[k], peepholes[k], functions)
+                    if lens is None:
+                        y[t, k] = new[0]
+                        state = new
+                        continue
                     active = (t < lens)[:, None]
                     y[t, k] = np.where(active, new[0], 0)
                     state = [np.where(active, a, o) for a, o in zip(new, state, strict=True)]
@@ -162,17 +170,24 @@ class Recurrent(Op):
             last = [s.swapaxes(0, 1) for s in last]
         return [a.astype(xs[0].dtype, copy=False) for a in (y, *last)]
 
+    def project(self, x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """What the inputs give to the gates: x (rows, input) → (rows, gates·H), biases added."""
+        half = len(b) // 2
+        return x @ w.T + (b[:half] + b[half:])
+
     def step(
         self,
         x: np.ndarray,
         state: Sequence[np.ndarray],
-        w: np.ndarray,
         r: np.ndarray,
         b: np.ndarray,
-        p: np.ndarray,
+        p: np.ndarray | None,
         functions: Sequence[Function],
     ) -> list[np.ndarray]:
-        """One time step of one direction: x (batch, input) and the states → the new states."""
+        """One time step of one direction: projected inputs and the states → the new states.
+
+        ``r`` is (H, gates·H): transposed.
+        """
         raise NotImplementedError
 
 
@@ -180,9 +195,8 @@ class Recurrent(Op):
 class RNN(Recurrent):
     """H' = f(X·Wᵀ + H·Rᵀ + Wb + Rb)."""
 
-    def step(self, x, state, w, r, b, p, functions):
-        wb, rb = np.split(b, 2)
-        return [functions[0](x @ w.T + state[0] @ r.T + wb + rb)]
+    def step(self, x, state, r, b, p, functions):
+        return [functions[0](x + state[0] @ r)]
 
 
 @register
@@ -193,19 +207,27 @@ class GRU(Recurrent):
     defaults = ("sigmoid", "tanh")
     linear_before_reset: int = 0
 
-    def step(self, x, state, w, r, b, p, functions):
+    def project(self, x, w, b):
+        # The hidden gate's second bias is scaled by the reset gate in one form: added later.
+        n = len(b) // 6
+        second = b[3 * n :].copy()
+        second[2 * n :] = 0
+        return x @ w.T + (b[: 3 * n] + second)
+
+    def step(self, x, state, r, b, p, functions):
         h = state[0]
         f, g = functions
-        wz, wr, wh = np.split(x @ w.T + b[: len(b) // 2], 3, axis=1)
-        rz, rr, rh = np.split(r, 3)
-        bz, br, bh = np.split(b[len(b) // 2 :], 3)
-        z = f(wz + h @ rz.T + bz)
-        reset = f(wr + h @ rr.T + br)
+        n = h.shape[1]
+        bias = b[5 * n :]
         if self.linear_before_reset:
-            hidden = g(wh + reset * (h @ rh.T + bh))
+            z = h @ r
+            gates = f(x[:, : 2 * n] + z[:, : 2 * n])
+            hidden = g(x[:, 2 * n :] + gates[:, n:] * (z[:, 2 * n :] + bias))
         else:
-            hidden = g(wh + (reset * h) @ rh.T + bh)
-        return [(1 - z) * hidden + z * h]
+            gates = f(x[:, : 2 * n] + h @ r[:, : 2 * n])
+            hidden = g(x[:, 2 * n :] + (gates[:, n:] * h) @ r[:, 2 * n :] + bias)
+        update = gates[:, :n]
+        return [(1 - update) * hidden + update * h]
 
 
 @register
@@ -218,16 +240,25 @@ class LSTM(Recurrent):
     defaults = ("sigmoid", "tanh", "tanh")
     input_forget: int = 0
 
-    def step(self, x, state, w, r, b, p, functions):
+    def step(self, x, state, r, b, p, functions):
         h, c = state
         f, g, out = functions
-        wb, rb = np.split(b, 2)
-        pi, po, pf = np.split(p, 3)
-        i, o, forget, cell = np.split(x @ w.T + h @ r.T + wb + rb, 4, axis=1)
-        i = f(i + pi * c)
-        forget = 1 - i if self.input_forget else f(forget + pf * c)
-        new = forget * c + i * g(cell)
-        return [f(o + po * new) * out(new), new]
+        n = h.shape[1]
+        z = h @ r
+        z += x
+        cell = g(z[:, 3 * n :])
+        if p is None:
+            gates = f(z[:, : 3 * n])
+            i, o, forget = gates[:, :n], gates[:, n : 2 * n], gates[:, 2 * n :]
+        else:
+            i = f(z[:, :n] + p[:n] * c)
+            forget = f(z[:, 2 * n : 3 * n] + p[2 * n :] * c)
+        if self.input_forget:
+            forget = 1 - i
+        new = forget * c + i * cell
+        if p is not None:
+            o = f(z[:, n : 2 * n] + p[n : 2 * n] * new)
+        return [o * out(new), new]
 
 
 __all__: list[Any] = ["GRU", "LSTM", "RNN", "Recurrent"]

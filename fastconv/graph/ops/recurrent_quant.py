@@ -39,9 +39,9 @@ class DynamicQuantizeLSTM(LSTM):
         w, r = dequantized(w, *xs[8:10]), dequantized(r, *xs[10:12])
         return super().compute([rounded(x), w, r, *xs[3:8]])
 
-    def step(self, x, state, w, r, b, p, functions):
+    def step(self, x, state, r, b, p, functions):
         h, c = state
-        return super().step(x, [rounded(h), c], w, r, b, p, functions)
+        return super().step(x, [rounded(h), c], r, b, p, functions)
 
 
 def _turned(t: TensorType) -> Any:

@@ -313,6 +313,7 @@ class CumSum(Op):
     """
 
     arity = (2, 2)
+    ufunc: ClassVar[np.ufunc] = np.add
     exclusive: int = 0
     reverse: int = 0
 
@@ -331,13 +332,20 @@ class CumSum(Op):
         dtype = np.float64 if source.dtype == np.float32 else source.dtype
         with np.errstate(all="ignore"):
             if self.exclusive:
-                out = np.zeros(source.shape, dtype)
+                out = np.full(source.shape, self.ufunc.identity, dtype)
                 at = [slice(None)] * x.ndim
                 to = list(at)
                 at[axis], to[axis] = slice(0, -1), slice(1, None)
-                np.cumsum(source[tuple(at)], axis=axis, out=out[tuple(to)])
+                self.ufunc.accumulate(source[tuple(at)], axis, out=out[tuple(to)])
             else:
-                out = np.cumsum(source, axis=axis, dtype=dtype)
+                out = self.ufunc.accumulate(source, axis, dtype)
             if self.reverse:
                 out = np.flip(out, axis)
             return [out.astype(x.dtype, copy=False)]
+
+
+@register
+class CumProd(CumSum):
+    """Running product along an axis; ``exclusive`` and ``reverse`` as for the sum."""
+
+    ufunc = np.multiply

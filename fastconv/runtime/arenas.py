@@ -1,0 +1,92 @@
+"""The arenas of a model: shared by its plans, handed out to one run at a time."""
+
+from __future__ import annotations
+
+import threading
+
+from ..errors import MemoryLimitError
+from .executor import Arena
+
+#: Arenas grow in steps of one part in this many, so that slightly larger inputs find one that fits.
+STEPS = 8
+
+
+class Arenas:
+    """Hands out arenas, and keeps the free ones for the next run, whatever its shapes.
+
+    A free arena that is too small is dropped before a larger one is made: a model whose inputs
+    change from run to run settles at the largest size per concurrent run.
+
+    Args:
+        limit: bytes that all arenas together may take, or None.
+
+    Attributes:
+        nbytes: bytes of all arenas, free and in use.
+        peak: the most that ``nbytes`` has been.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.nbytes = 0
+        self.peak = 0
+        self._free: list[Arena] = []
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In a forked child: no thread holds the lock."""
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> Arena | None:
+        """An arena of ``size`` bytes or more; None for 0 bytes.
+
+        Raises:
+            MemoryLimitError: the limit would be passed, or the system has no memory.
+        """
+        if size <= 0:
+            return None
+        with self._lock:
+            fit = min((a for a in self._free if a.size >= size), key=lambda a: a.size, default=None)
+            if fit is not None:
+                self._free.remove(fit)
+                return fit
+            wanted = _rounded(size)
+            if self._free:
+                small = max(self._free, key=lambda a: a.size)
+                self._drop(small)
+            if self.limit is not None and self.nbytes + wanted > self.limit:
+                while self._free:
+                    self._drop(self._free[-1])
+                wanted = min(wanted, max(size, self.limit - self.nbytes))
+                if self.nbytes + wanted > self.limit:
+                    raise MemoryLimitError(
+                        f"a run needs {size} bytes for activations, and runs in progress have "
+                        f"{self.nbytes}; the limit is {self.limit}"
+                    )
+            self.nbytes += wanted
+            self.peak = max(self.peak, self.nbytes)
+        try:
+            return Arena(wanted)
+        except BaseException as e:
+            with self._lock:
+                self.nbytes -= wanted
+            if isinstance(e, (MemoryError, OSError, OverflowError, ValueError)):
+                raise MemoryLimitError(
+                    f"cannot allocate {wanted} bytes for activations: {e}"
+                ) from None
+            raise
+
+    def give(self, arena: Arena | None) -> None:
+        """Take back what :meth:`take` handed out."""
+        if arena is not None:
+            with self._lock:
+                self._free.append(arena)
+
+    def _drop(self, arena: Arena) -> None:
+        self._free.remove(arena)
+        self.nbytes -= arena.size
+
+
+def _rounded(size: int) -> int:
+    """``size`` rounded up to a multiple of an eighth of the power of two below it."""
+    step = max(4096, 1 << max(0, size.bit_length() - 1 - STEPS.bit_length() + 1))
+    return -(-size // step) * step
