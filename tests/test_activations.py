@@ -62,7 +62,9 @@ def test_every_kind_has_an_example_and_a_formula():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_codes_agree_with_the_kernels(isa):
-    module = importlib.import_module(f"fastconv.kernels.{isa}.elementwise")
+    module = importlib.import_module(
+        f"fastconv.kernels.{kernels.home(isa, 'elementwise')}.elementwise"
+    )
     assert {k: Activation(k).code for k in KINDS} == module.ACT_CODES
 
 

@@ -79,7 +79,7 @@ def test_any_geometry_matches_the_definition(data):
         check_op(op, xs, isas=HAVE, consts=consts, rtol=1e-4, atol=5e-5)
 
 
-@pytest.mark.parametrize("c, kernel", [(1, 5), (3, 3), (3, 7), (4, 2), (8, 3)])
+@pytest.mark.parametrize(("c", "kernel"), [(1, 5), (3, 3), (3, 7), (4, 2), (8, 3)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
 @pytest.mark.parametrize("isa", HAVE)
 def test_few_channels_are_gathered(always, c, kernel, strides, isa):
@@ -214,10 +214,7 @@ def test_packed_weights_multiply_the_channels_that_a_panel_reads(group):
     first, count = shape.panel_blocks()
     blocks = np.zeros((-(-c // amx.BLOCK), amx.BLOCK), np.float32)
     blocks.ravel()[:c] = x
-    got = [
-        np.einsum("kc,kcf->f", blocks[b : b + count], packed[j])
-        for j, b in enumerate(first)
-    ]
+    got = [np.einsum("kc,kcf->f", blocks[b : b + count], packed[j]) for j, b in enumerate(first)]
     expected = np.einsum(
         "gc,gfc->gf", x.reshape(group, -1), w.reshape(group, f // group, c // group)
     ).ravel()

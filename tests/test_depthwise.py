@@ -8,6 +8,7 @@ from harness import ISAS, check_op, run_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv import kernels
 from fastconv.graph.activation import Activation
 from fastconv.graph.ops.conv import Conv
 from fastconv.plan.lower import depthwise
@@ -149,7 +150,7 @@ def test_only_one_filter_per_channel_in_one_or_two_dimensions_is_taken():
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_lowering_and_the_kernel_agree_on_their_limits(isa):
-    module = importlib.import_module(f"fastconv.kernels.{isa}.depthwise")
+    module = importlib.import_module(f"fastconv.kernels.{kernels.home(isa, 'depthwise')}.depthwise")
     limits = {n: getattr(depthwise, n) for n in ("STRIP", "MAX_TILES", "MAX_KW")}
     assert limits == module.CONSTANTS
 

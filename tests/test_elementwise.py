@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from fastconv import kernels
 from fastconv.errors import ShapeError, UnsupportedError
 from fastconv.graph import Graph, Node, Op, TensorType
 from fastconv.graph.activation import RELU, SILU, Activation
@@ -33,7 +34,9 @@ def normal(*shape, seed=0):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_codes_agree_with_the_kernels(isa):
-    module = importlib.import_module(f"fastconv.kernels.{isa}.elementwise")
+    module = importlib.import_module(
+        f"fastconv.kernels.{kernels.home(isa, 'elementwise')}.elementwise"
+    )
     assert module.BINARY_CODES == CODES
     assert module.CONSTANTS["BINARY_RANK"] == RANK
 

@@ -146,9 +146,7 @@ def measure(source: pathlib.Path, kind: str, folder: pathlib.Path, args: argpars
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "models", nargs="+", help="names of fetched networks, or files"
-    )
+    parser.add_argument("models", nargs="+", help="names of fetched networks, or files")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.06, help="of one engine's turn")

@@ -30,8 +30,8 @@ SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 DEEP = 2048
 
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one
-# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and 32
-# weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
+# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and
+# 32 weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
 STEP = {3: 850.0, 2: 400.0}
 SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
 MAC = 1 / 27.0
@@ -139,7 +139,7 @@ def shape_of(
 
 
 def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and takes less than ``macs`` on vectors."""
+    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``macs``."""
     if shape is None or low.strict or low.isa != "amx":
         return False
     if shape.channels // shape.group < 4:

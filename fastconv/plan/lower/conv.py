@@ -111,7 +111,8 @@ def conv(low: Lowering, node: Node) -> Any:
     few = weight is not None and suits_stage(xs, op.group, win)
     if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
-        assert shape is not None and weight is not None
+        assert shape is not None
+        assert weight is not None
         flat = amx.unrolled(shape)
         if amx.choose(low, flat, weight, prod(win.output) * xs[0] * prod(ws)):
             x = stage(low, xn, win)

@@ -146,10 +146,14 @@ def batch_normalization(low: Lowering, node: Node) -> Any:
         emit_scale(low, x, low.new(output, x.layout), f, shift, False, act)
 
     rectified = act is not None and act.kind == "clip" and act.alpha <= 0 and act.beta == INF
-    if (act is None or rectified) and amx.may_scale(low, output):
-        if low.layout_of(xn) == CHANNELS_LAST and np.isfinite(both).all():
-            lo = act.alpha if act is not None else -INF
-            return low.postpone(output, Scaled(node, xn, f, False, shift, lo, compute))
+    if (
+        (act is None or rectified)
+        and amx.may_scale(low, output)
+        and low.layout_of(xn) == CHANNELS_LAST
+        and np.isfinite(both).all()
+    ):
+        lo = act.alpha if act is not None else -INF
+        return low.postpone(output, Scaled(node, xn, f, False, shift, lo, compute))
     compute()
     return None
 
