@@ -45,9 +45,8 @@ NOT_PASSING = {
 
 #: Operators of the cases that only run through onnx.reference.
 THROUGH_THE_REFERENCE = {
-    "Attention", "BitCast", "CausalConvWithState", "ConvInteger", "DequantizeLinear", "Det",
-    "DynamicQuantizeLinear", "ImageDecoder", "LinearAttention", "MatMulInteger",
-    "NegativeLogLikelihoodLoss", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "RegexFullMatch",
+    "Attention", "BitCast", "CausalConvWithState", "Det", "ImageDecoder", "LinearAttention",
+    "NegativeLogLikelihoodLoss", "QuantizeLinear", "RegexFullMatch",
     "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "StringConcat", "StringNormalizer", "StringSplit",
     "SwiGLU", "TensorScatter", "TfIdfVectorizer", "ai.onnx.ml.ArrayFeatureExtractor",
     "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "ai.onnx.ml.TreeEnsemble",
@@ -167,7 +166,8 @@ def operators_tool():
 
 def test_the_table_of_operators_says_what_the_cases_show(refusing):
     table = operators_tool().table()
-    assert set(table["reference"]) >= THROUGH_THE_REFERENCE
+    # (To float8 and 4-bit types it goes through the reference.)
+    assert set(table["reference"]) >= THROUGH_THE_REFERENCE - {"QuantizeLinear"}
     assert not set(table["native"]) & set(table["reference"])
     assert "ai.onnx.preview.training.Gradient" in table["refused"]
 

@@ -49,9 +49,9 @@ from fastconv.runtime.team cimport (
     team_t,
 )
 
-from numpy import empty, ndarray
+from numpy import empty as _empty, ndarray as _ndarray
 
-from ..threads import affinity
+from ..threads import affinity as _affinity
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void**, size_t, size_t)
@@ -378,7 +378,7 @@ cdef class Runner:
         self.pool = pool
         self.arenas = arenas
         # How NumPy's buffers name each input's dtype in native order.
-        self.formats = [memoryview(empty(0, i[3])).format.encode() for i in inputs]
+        self.formats = [memoryview(_empty(0, i[3])).format.encode() for i in inputs]
 
     def run(self, feeds):
         """The outputs by name. None, having done nothing, unless all inputs are just right.
@@ -403,7 +403,7 @@ cdef class Runner:
             for i, entry in enumerate(self.inputs):
                 index = entry[0]
                 array = (<dict>feeds).get(entry[1])
-                if type(array) is not ndarray:
+                if type(array) is not _ndarray:
                     return None
                 view = &small[index]
                 try:
@@ -424,7 +424,7 @@ cdef class Runner:
             for entry in self.outputs:
                 index = entry[0]
                 try:
-                    array = empty(entry[2], entry[3])
+                    array = _empty(entry[2], entry[3])
                 except MemoryError:
                     return None  # the long way says so better
                 result[entry[1]] = externals[index] = array
@@ -516,7 +516,7 @@ cdef Team borrow(int helpers):
     with lock:
         if busy:
             if processors == 0:
-                processors = len(affinity())
+                processors = len(_affinity())
             if busy + helpers >= processors:
                 return None
         for i in range(len(idle) - 1, -1, -1):

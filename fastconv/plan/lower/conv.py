@@ -24,6 +24,8 @@ INF = float("inf")
 PANEL_BYTES = 1 << 20
 #: Rows of one unit of work: enough tiles to pay for fetching its weights.
 BLOCK_ROWS = 96
+#: Output channels that the vector units compute at a time, where there are tile matrices too.
+VECTOR = 16
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
 
@@ -106,6 +108,7 @@ def conv(low: Lowering, node: Node) -> Any:
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert weight is not None
         macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
+        macs *= -(-filters // VECTOR) * VECTOR / filters
         if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
@@ -114,7 +117,12 @@ def conv(low: Lowering, node: Node) -> Any:
         assert shape is not None
         assert weight is not None
         flat = amx.unrolled(shape)
-        if amx.choose(low, flat, weight, prod(win.output) * xs[0] * prod(ws)):
+        if amx.choose(
+            low,
+            flat,
+            weight,
+            prod(win.output) * xs[0] * prod(ws) * -(-ws[0] // VECTOR) * VECTOR / ws[0],
+        ):
             x = stage(low, xn, win)
             y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
             r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
