@@ -26,6 +26,8 @@ PANEL_BYTES = 1 << 20
 BLOCK_ROWS = 96
 #: Output channels that the vector units compute at a time, where there are tile matrices too.
 VECTOR = 16
+#: Groups of so many channels take twice the time of their multiply-adds (measured, about).
+FEW = 20
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
 
@@ -109,6 +111,8 @@ def conv(low: Lowering, node: Node) -> Any:
         assert weight is not None
         macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
         macs *= -(-filters // VECTOR) * VECTOR / filters
+        if group > 1:
+            macs *= 1 + FEW / channels
         if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
     few = weight is not None and suits_stage(xs, op.group, win)
