@@ -111,7 +111,7 @@ def conv(low: Lowering, node: Node) -> Any:
         assert weight is not None
         macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
         macs *= -(-filters // VECTOR) * VECTOR / filters
-        if group > 1:
+        if group > 1 and channels <= VECTOR:
             macs *= 1 + FEW / channels
         if shape is not None and amx.choose(low, shape, weight, macs):
             return lower_amx(low, node, shape)
