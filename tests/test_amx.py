@@ -141,6 +141,44 @@ def test_an_image_gives_the_same_bits_alone_and_in_a_batch(always, isa, size):
             assert one.tobytes() == many[i : i + 1].tobytes()
 
 
+@pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3.4028235e38])
+@pytest.mark.parametrize("group", [2, 8])
+def test_a_bad_pixel_stays_in_its_group(always, isa, bad, group):
+    rng = np.random.default_rng(0)
+    x, w = arrays(rng, (1, 32, 16, 16), (32, 32 // group, 3, 3))
+    x[0, 0, 5, 5] = x[0, 1, 11, 14] = x[0, 0, 2, 2] = bad
+    w *= 0.25
+    op = Conv(pads=(1, 1, 1, 1), group=group)
+    (got,) = run_op(op, [x, w], consts=[1], isa=isa)
+    with np.errstate(all="ignore"):
+        (expected,) = op.compute([x, w])
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    finite = np.isfinite(expected) & (np.abs(expected) < 1e30)
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize("deep", [1, 10**6])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0x7FFF8000])
+def test_every_nan_stays_one(always, monkeypatch, isa, deep, bits):
+    monkeypatch.setattr(amx, "DEEP", deep)
+    x, w = arrays(np.random.default_rng(0), (1, 32, 10, 10), (32, 32, 1, 1))
+    x[0, 3].view(np.uint32)[:] = bits
+    (got,) = run_op(Conv(), [x, w], consts=[1], isa=isa)
+    assert np.isnan(got).all()
+
+
+@pytest.mark.parametrize("isa", HAVE)
+def test_long_dilations_are_left_to_vectors(isa):
+    w = np.ones((64, 64, 3, 3), np.float32)
+    types = {"x": TensorType(w.dtype, (1, 64, 33, 33))}
+    for d in (36, 10_000):
+        op = Conv(dilations=(d, d), pads=(d,) * 4)
+        graph = Graph("g", [Node(op, ["x", "w"], ["y"], "conv")], ["x"], ["y"], {"w": w}, types)
+        assert "amx_conv" not in kernels_of(graph, isa)
+
+
 def scaling_graph(rng, kind, keep=False):
     """A scaled image in front of a convolution; the scaled image is an output too if ``keep``."""
     types = {"x": TensorType(np.dtype(np.float32), (2, 40, 9, 9))}

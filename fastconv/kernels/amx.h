@@ -36,15 +36,25 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 
 /* A float as the sum of three bfloat16 parts: exact, but for parts below the smallest normal number.
  * Each step rounds to the nearest (ties away from zero) and keeps the remainder, which is exact. */
+typedef uint32_t vu __attribute__((vector_size(4 * VW)));
 #define SPLIT_PART(x, bits)                                    \
-    bits = ((vi)x + 0x8000) & (int32_t)0xFFFF0000;             \
+    bits = (vi)(((vu)x + 0x8000u) & 0xFFFF0000u);              \
     x = x - (vf)bits
+
+/* Every NaN as the one whose rounding is a NaN (others may round to zero; with three parts the last
+ * one, which is not rounded, keeps them). */
+V_INLINE vf plain_nan(vf x) {
+    return (vf)_mm512_fixupimm_ps((__m512)x, (__m512)x, _mm512_set1_epi32(0x33), 0);
+}
 
 /* The parts of 16 floats `lo` and 16 floats `hi`: element i of each goes to positions 2i and 2i + 1 of
  * the 32 bfloat16 at p, p + pitch and p + 2 * pitch (bytes). */
 V_INLINE void split_pair(vf lo, vf hi, char *p, Py_ssize_t pitch, int three) {
     vi a, b;
-    typedef uint32_t vu __attribute__((vector_size(4 * VW)));
+    if (!three) {
+        lo = plain_nan(lo);
+        hi = plain_nan(hi);
+    }
     SPLIT_PART(lo, a);
     SPLIT_PART(hi, b);
     _mm512_store_si512(p, (__m512i)((vi)((vu)a >> 16) | b));

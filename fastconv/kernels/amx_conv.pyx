@@ -77,6 +77,8 @@ cdef struct AmxParams:
     # Where a pixel's channels are gathered from: rows of run floats, run_h apart (run_rows = 0: they
     # lie in one piece).
     int64_t run_rows, run, run_h
+    # Channels and filters of a group, or 0 where there is one group.
+    int64_t group_channels, group_filters
     # Parts of a number: 3, or 2; channel blocks of the input; (block, tap) steps of a panel.
     int64_t parts, blocks, steps
     # Units of work: images × output rows × panels.
@@ -519,9 +521,40 @@ cdef void split_image(
                 memset(at + q * part, 0, 64 * (p.plane - (rows + p.halo_h) * p.width))
 
 
+cdef void direct_groups(
+    const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
+    const float* bias, int64_t first, int64_t panel, int64_t oy, int64_t ox, float* out,
+) noexcept nogil:
+    """``direct`` where a panel has filters of several groups: each reads its own channels alone."""
+    cdef int64_t k, c, f, q, tap, ih, iw, lo, hi, taps = p.kh * p.kw
+    cdef float v, s
+    cdef const float* row
+    for f in range(min(p.filters - panel * PANEL, PANEL)):
+        s = bias[f]
+        lo = (panel * PANEL + f) // p.group_filters * p.group_channels
+        hi = lo + p.group_channels
+        for k in range(p.steps):
+            tap = k % taps
+            ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
+            iw = ox * p.stride_w - p.pad_w + tap % p.kw * p.dilation_w
+            q = (first + k // taps) * BLOCK
+            if 0 <= ih < p.h and 0 <= iw < p.w:
+                row = x + ih * p.x_h + iw * p.x_w
+                for c in range(max(q, lo), min(q + BLOCK, hi)):
+                    v = row[c]
+                    if scale != NULL:
+                        v = v * scale[c]
+                    if shift != NULL:
+                        v = v + shift[c]
+                        if v < p.pre_lo:
+                            v = p.pre_lo
+                    s = s + v * w[(k * BLOCK + c - q) * PANEL + f]
+        out[f] = s
+
+
 cdef void direct(
     const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
-    const float* bias, int64_t first, int64_t oy, int64_t ox, float* out,
+    const float* bias, int64_t first, int64_t panel, int64_t oy, int64_t ox, float* out,
 ) noexcept nogil:
     """One panel of one output pixel by the definition, from the packed weights."""
     cdef vf s0 = v_load(bias), s1 = v_load(bias + VW), a
@@ -529,6 +562,9 @@ cdef void direct(
     cdef float v
     cdef const float* row
     cdef float one[RUN_MAX + VW]
+    if p.group_filters:
+        direct_groups(p, x, scale, shift, w, bias, first, panel, oy, ox, out)
+        return
     if p.run_rows:
         collect(p, x + oy * p.x_h + ox * p.x_w, one)
         for c in range(p.run_rows * p.run):
@@ -567,7 +603,7 @@ cdef inline bint finite(vf check) noexcept nogil:
 
 cdef inline void repair(
     const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
-    const float* bias, int64_t first, int64_t m, int64_t count, bint wide, float* out,
+    const float* bias, int64_t first, int64_t panel, int64_t m, int64_t count, bint wide, float* out,
 ) noexcept nogil:
     """Compute again the pixels from flat index ``m`` whose outputs are not all finite."""
     cdef vf check = v_zero(), check2 = v_zero()
@@ -585,7 +621,7 @@ cdef inline void repair(
         if wide:
             check = v_fma(v_load(out + i * PANEL + VW), v_zero(), check)
         if ox < p.ow and not finite(check):
-            direct(p, x, scale, shift, w, bias, first, oy, ox, out + i * PANEL)
+            direct(p, x, scale, shift, w, bias, first, panel, oy, ox, out + i * PANEL)
         ox += 1
         if ox == p.width:
             ox = 0
@@ -725,10 +761,14 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                     else:
                         some_products(2, ROWS_2, tall, few > 0, cols > VW, &o)
                     if tall > 0:
-                        repair(p, x + image * p.x_n, s, shift, o.w, o.bias, first[j], m0, tall,
+                        repair(p, x + image * p.x_n, s, shift, o.w, o.bias, first[j], j, m0, tall,
                                cols > VW, out)
                         store(p, out, m0, tall, image, j, cols, residual, y)
                     if few > 0:
+                        if p.group_filters:
+                            # Weights of other groups are zeros: zero times infinity is no number.
+                            repair(p, x + image * p.x_n, s, shift, o.w, o.bias, first[j], j,
+                                   m - few, few, cols > VW, out + TALL * PANEL)
                         store(p, out + TALL * PANEL, m - few, few, image, j, cols, residual, y)
     tiles_end()
 

@@ -26,6 +26,8 @@ RUN_MAX = 512
 TALL, MAX_ROWS = 32, 12
 #: A unit's split input, and its split weights, should stay in the second-level cache.
 SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
+#: The split input of one output row is no larger.
+HALO_BYTES = 2 << 20
 #: From this many products in a sum on, two parts of a number are enough.
 DEEP = 2048
 
@@ -140,7 +142,9 @@ def shape_of(
     )  # fmt: skip
 
 
-def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) -> bool:
+def choose(
+    low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
+) -> bool:
     """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``macs``."""
     if shape is None or low.strict or low.isa != "amx":
         return False
@@ -148,11 +152,17 @@ def choose(low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float) 
         return False
     ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
-    if len(ah.phases) * len(aw.phases) > MAX_PHASES:
+    phases = len(ah.phases) * len(aw.phases)
+    if phases > MAX_PHASES:
+        return False
+    # Long dilations: taps that meet borders alone, or a halo of many rows, are for vectors.
+    row = shape.blocks * shape.parts * 64 * phases * (shape.ow + aw.halo)
+    reach = max(ah.halo * shape.strides[0] - shape.h, aw.halo * shape.strides[1] - shape.w)
+    if reach >= 0 or (ah.halo and row * (1 + ah.halo) > HALO_BYTES):
         return False
     clearly = CLEARLY if shape.parts == 3 else 1.0
     costs = {"vector": clearly * macs, "amx": shape.cycles() / MAC}
-    return low.choose("amx", costs) == "amx" and low.packs.finite(weight)
+    return low.choose(kind, costs) == "amx" and low.packs.finite(weight)
 
 
 def may_scale(low: Lowering, name: str) -> bool:
@@ -337,6 +347,8 @@ def lower(
         phases=len(phases), phase_h=[a for a, _ in phases] + fill,
         phase_w=[b for _, b in phases] + fill, width=width, first_h=ah.first, first_w=aw.first,
         halo_h=ah.halo, plane=px,
+        group_channels=s.channels // s.group if s.group > 1 else 0,
+        group_filters=s.filters // s.group if s.group > 1 else 0,
         parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
         block_rows=rows, block_panels=block_panels,
         pre_n=s.channels if scaled and scaled.per_image else 0,

@@ -121,12 +121,8 @@ def conv(low: Lowering, node: Node) -> Any:
         assert shape is not None
         assert weight is not None
         flat = amx.unrolled(shape)
-        if amx.choose(
-            low,
-            flat,
-            weight,
-            prod(win.output) * xs[0] * prod(ws) * -(-ws[0] // VECTOR) * VECTOR / ws[0],
-        ):
+        macs = prod(win.output) * xs[0] * prod(ws) * -(-ws[0] // VECTOR) * VECTOR / ws[0]
+        if amx.choose(low, flat, weight, macs, "amx window"):
             x = stage(low, xn, win)
             y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
             r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
