@@ -14,7 +14,7 @@ computes at a border is dropped. With a stride, pixels are sorted by their coord
 stride, and each tap again reads successive pixels. Weights stay float32 in memory and are split here,
 panel by panel.
 
-Two in five units of the processor would idle meanwhile: of every ``TALL`` + some successive pixels of
+The vector units would idle meanwhile: of every ``TALL`` + some successive pixels of
 an image the vector units compute the last few from the floats themselves, their instructions mixed
 with the tile instructions. (Where another hardware thread shares the core, tile instructions take
 turns and run at two fifths of their speed, which the vector units then make up for in part.)
