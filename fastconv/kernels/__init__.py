@@ -49,7 +49,7 @@ VNNI = ("qconv", "qdepthwise")
 #: The kernels of each family: one found here costs the loading of its family alone, any other
 #: that of all families.
 FAMILY_KERNELS = {
-    "amx_conv": "amx_conv",
+    "amx_conv": "amx_conv amx_split",
     "conv": "conv stage",
     "depthwise": "depthwise",
     "elementwise": "unary binary",

@@ -7,7 +7,8 @@ bfloat16 products as the vector units do float32 ones, so six times as many are 
 Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
 Higher-Precision Computations", 2019.
 
-The input is split once per block of output rows, into ``[channel block][part][pixel][32]``: 16
+The input is split once per block of output rows, or, where images are small, by ``amx_split`` before
+``amx_conv`` for all pieces of it, into ``[channel block][part][pixel][32]``: 16
 successive pixels of a block are one tile. Borders are zeros in the copy, shared between the end of a
 row and the start of the next, and rows follow one another, so that a tile may span rows; what a tile
 computes at a border is dropped. With a stride, pixels are sorted by their coordinates modulo the
@@ -26,11 +27,10 @@ Inf and NaN do not survive splitting, so an output that is not finite is compute
 definition.
 """
 
-from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t, uintptr_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.amx_input cimport AmxParams, collect, gather, split_image, split_runs
 from fastconv.kernels.amx_tile cimport (
     BLOCK,
     MAX_PHASES,
@@ -49,168 +49,6 @@ from fastconv.kernels.amx_tile cimport (
 )
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
-
-cdef struct AmxParams:
-    # Input [n][h][w][pixel]: sizes, and strides in floats.
-    int64_t n, h, w, channels
-    int64_t x_n, x_h, x_w
-    # Output, and residual, with their strides in floats.
-    int64_t oh, ow, filters
-    int64_t y_n, y_h, y_w
-    int64_t r_n, r_h, r_w
-    int64_t stride_h, stride_w
-    # Taps; input coordinate = output coordinate * stride + tap * dilation - pad.
-    int64_t kh, kw, dilation_h, dilation_w, pad_h, pad_w
-    # The split copy of one image's rows: planes (one per phase) of rows * width pixels and `slack`
-    # zeros. Column c of a plane is input column (c + first_w) * stride_w + its phase; its first row
-    # is input row (first output row + first_h) * stride_h + its phase.
-    int64_t phases
-    int64_t phase_h[MAX_PHASES]
-    int64_t phase_w[MAX_PHASES]
-    int64_t width, first_h, first_w, halo_h, plane
-    # Where a pixel's channels are gathered from: rows of run floats, run_h apart (run_rows = 0: they
-    # lie in one piece).
-    int64_t run_rows, run, run_h
-    # Channels and filters of a group, or 0 where there is one group.
-    int64_t group_channels, group_filters
-    # Parts of a number: 3, or 2; channel blocks of the input; (block, tap) steps of a panel.
-    int64_t parts, blocks, steps
-    # Units of work: images × output rows × panels.
-    int64_t block_n, block_rows, block_panels
-    # Input times pre_scale plus pre_shift, then clipped below, before all else.
-    int64_t pre_n           # pre_scale of the next image, in floats
-    float pre_lo
-    int32_t act
-    float lo, hi, alpha, beta
-
-
-cdef inline vf fetch(const float* x, int64_t n) noexcept nogil:
-    if n >= VW:
-        return v_load(x)
-    if n <= 0:
-        return v_zero()
-    return v_load_n(x, <int>n)
-
-
-cdef inline vf prepare(vf x, const float* scale, const float* shift, vf lo, int64_t n) noexcept nogil:
-    """x * scale + shift, clipped below; scale or shift may be NULL."""
-    if scale != NULL:
-        x = v_mul(x, fetch(scale, n))
-    if shift != NULL:
-        x = v_max(lo, v_add(x, fetch(shift, n)))
-    return x
-
-
-cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept nogil:
-    """The runs of one pixel, one after the other, and zeros to the end of the last block.
-
-    ``t`` has room for VW more.
-    """
-    cdef int64_t r, i, rest = p.run % VW
-    for r in range(p.run_rows):
-        for i in range(p.run // VW):
-            v_store(t + i * VW, v_load(x + i * VW))
-        if rest:
-            v_store(t + p.run - rest, v_load_n(x + p.run - rest, <int>rest))
-        x += p.run_h
-        t += p.run
-    for i in range((p.blocks * BLOCK - p.run_rows * p.run + VW - 1) // VW):
-        v_store(t + i * VW, v_zero())
-
-
-cdef void split_runs(
-    const AmxParams* p, const float* x, int64_t y0, int64_t rows, float* work, char* a,
-) noexcept nogil:
-    """The split copy of the input of output rows y0 .. y0 + rows, each pixel gathered from runs;
-    ``work`` holds MAX_ROWS pixels."""
-    cdef int64_t part = p.plane * 64, size = p.blocks * BLOCK + VW
-    cdef int64_t r, i, k, b, count
-    cdef const float* row
-    cdef const float* t
-    cdef char* at
-    for r in range(rows):
-        row = x + (y0 + r) * p.x_h
-        i = 0
-        while i < p.w:
-            count = min(p.w - i, MAX_ROWS)
-            for k in range(count):
-                collect(p, row + (i + k) * p.x_w, work + k * size)
-            for k in range(count):
-                t = work + k * size
-                at = a + (r * p.width + i + k) * 64
-                for b in range(p.blocks):
-                    split_pair(v_load(t), v_load(t + VW), at, part, p.parts == 3)
-                    t += BLOCK
-                    at += p.parts * part
-            i += count
-
-
-cdef void gather(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, int64_t m,
-    int64_t count, int64_t rows, float* f,
-) noexcept nogil:
-    """The inputs of ``count`` pixels from flat index ``m`` (``count`` <= ``rows``):
-    f[block][tap][row][BLOCK], zeros outside the image and for the rows that are left."""
-    cdef int64_t i, b, kh, kw, ih, iw, oy = m // p.width, ox = m % p.width, left
-    cdef int64_t taps = p.kh * p.kw
-    cdef const float* at
-    cdef const float* s
-    cdef const float* t
-    cdef float* out
-    cdef vf lo, hi, low = v_set(p.pre_lo)
-    cdef float one[RUN_MAX + VW]
-    if p.run_rows:
-        for i in range(rows):
-            if i < count and ox < p.ow:
-                collect(p, x + oy * p.x_h + ox * p.x_w, one)
-            else:
-                for b in range(2 * p.blocks):
-                    v_store(one + b * VW, v_zero())
-            for b in range(p.blocks):
-                out = f + (b * rows + i) * BLOCK
-                v_store(out, v_load(one + b * BLOCK))
-                v_store(out + VW, v_load(one + b * BLOCK + VW))
-            ox += 1
-            if ox == p.width:
-                ox = 0
-                oy += 1
-        return
-    for i in range(rows):
-        for kh in range(p.kh):
-            for kw in range(p.kw):
-                ih = oy * p.stride_h - p.pad_h + kh * p.dilation_h
-                iw = ox * p.stride_w - p.pad_w + kw * p.dilation_w
-                out = f + ((kh * p.kw + kw) * rows + i) * BLOCK
-                if i < count and ox < p.ow and 0 <= ih < p.h and 0 <= iw < p.w:
-                    at = x + ih * p.x_h + iw * p.x_w
-                    for b in range(p.blocks):
-                        left = p.channels - b * BLOCK
-                        if left >= BLOCK:
-                            lo = v_load(at)
-                            hi = v_load(at + VW)
-                        else:
-                            lo = fetch(at, left)
-                            hi = fetch(at + VW, left - VW)
-                        if scale != NULL or shift != NULL:
-                            s = scale + b * BLOCK if scale != NULL else scale
-                            t = shift + b * BLOCK if shift != NULL else shift
-                            lo = prepare(lo, s, t, low, left)
-                            hi = prepare(hi, s + VW if s != NULL else s,
-                                         t + VW if t != NULL else t, low, left - VW)
-                        v_store(out, lo)
-                        v_store(out + VW, hi)
-                        at += BLOCK
-                        out += taps * rows * BLOCK
-                else:
-                    for b in range(p.blocks):
-                        v_store(out, v_zero())
-                        v_store(out + VW, v_zero())
-                        out += taps * rows * BLOCK
-        ox += 1
-        if ox == p.width:
-            ox = 0
-            oy += 1
-
 
 cdef inline void split_panel(const float* w, int64_t steps, int64_t parts, char* b) noexcept nogil:
     """Weights [step][BLOCK][PANEL] → [step][half panel][part] tiles."""
@@ -250,86 +88,6 @@ cdef inline void finish(
             v_store(y + VW, b)
         q += PANEL
         y += y_w
-
-
-cdef inline void split_pixels(
-    const bint plain, const bint three, const AmxParams* p, const float* x, int64_t step_w, int64_t count,
-    int64_t left, const float* scale, const float* shift, char* a, int64_t part,
-) noexcept nogil:
-    """One channel block of ``count`` pixels ``step_w`` apart, 64 bytes each at ``a``."""
-    cdef int64_t i
-    cdef vf lo, hi, low = v_set(p.pre_lo)
-    if left >= BLOCK:
-        for i in range(count):
-            lo = v_load(x)
-            hi = v_load(x + VW)
-            if not plain:
-                lo = prepare(lo, scale, shift, low, VW)
-                hi = prepare(hi, scale + VW if scale != NULL else scale,
-                             shift + VW if shift != NULL else shift, low, VW)
-            split_pair(lo, hi, a, part, three)
-            x += step_w
-            a += 64
-    else:
-        for i in range(count):
-            lo = fetch(x, left)
-            hi = fetch(x + VW, left - VW)
-            if not plain:
-                lo = prepare(lo, scale, shift, low, left)
-                hi = prepare(hi, scale + VW if scale != NULL else scale,
-                             shift + VW if shift != NULL else shift, low, left - VW)
-                if left < VW:
-                    hi = v_zero()
-            split_pair(lo, hi, a, part, three)
-            x += step_w
-            a += 64
-
-
-cdef void split_image(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, int64_t y0,
-    int64_t rows, char* a,
-) noexcept nogil:
-    """The split copy of the input of output rows y0 .. y0 + rows of one image."""
-    cdef int64_t part = p.phases * p.plane * 64
-    cdef int64_t b, f, r, ih, c, c0, c1, q
-    cdef const float* s
-    cdef const float* t
-    cdef const float* row
-    cdef char* at
-    for b in range(p.blocks):
-        s = scale + b * BLOCK if scale != NULL else scale
-        t = shift + b * BLOCK if shift != NULL else shift
-        for f in range(p.phases):
-            # Columns c0 .. c1 of the plane lie in the image.
-            c0 = max(0, -p.first_w)
-            c1 = (p.w - p.phase_w[f] + p.stride_w - 1) // p.stride_w - p.first_w
-            c1 = min(max(c1, c0), p.width)
-            at = a + (b * p.parts * p.phases + f) * p.plane * 64
-            for r in range(rows + p.halo_h):
-                ih = (y0 + p.first_h + r) * p.stride_h + p.phase_h[f]
-                if ih < 0 or ih >= p.h or c0 >= c1:
-                    for q in range(p.parts):
-                        memset(at + q * part, 0, 64 * p.width)
-                else:
-                    for q in range(p.parts):
-                        if c0 > 0:
-                            memset(at + q * part, 0, 64 * c0)
-                        if c1 < p.width:
-                            memset(at + q * part + 64 * c1, 0, 64 * (p.width - c1))
-                    row = (x + ih * p.x_h + ((c0 + p.first_w) * p.stride_w + p.phase_w[f]) * p.x_w
-                           + b * BLOCK)
-                    if scale == NULL and shift == NULL and p.parts == 3:
-                        split_pixels(True, True, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, NULL, NULL, at + 64 * c0, part)
-                    elif scale == NULL and shift == NULL:
-                        split_pixels(True, False, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, NULL, NULL, at + 64 * c0, part)
-                    else:
-                        split_pixels(False, p.parts == 3, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, s, t, at + 64 * c0, part)
-                at += 64 * p.width
-            for q in range(p.parts):
-                memset(at + q * part, 0, 64 * (p.plane - (rows + p.halo_h) * p.width))
 
 
 cdef void direct_groups(
@@ -476,10 +234,32 @@ cdef inline void store(
         oy += 1
 
 
+cdef void amx_split(const Call* c, int thread, int threads) noexcept nogil:
+    """The split copies of whole images, [image][channel block][part][pixel][32].
+
+    Buffers: x, pre-scale [image][channels] or NULL, pre-shift [channels] or NULL, split copies.
+    Work items: images × channel blocks."""
+    cdef const AmxParams* p = <const AmxParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const float* scale = <const float*>c.buf[1]
+    cdef const float* shift = <const float*>c.buf[2]
+    cdef char* a = <char*>c.buf[3]
+    cdef int64_t image_bytes = p.blocks * p.parts * p.phases * p.plane * 64
+    cdef int64_t unit = share(p.n * p.blocks, thread, threads)
+    cdef int64_t end = share(p.n * p.blocks, thread + 1, threads), image, b, b1
+    while unit < end:
+        image = unit // p.blocks
+        b = unit % p.blocks
+        b1 = min(p.blocks, b + end - unit)
+        split_image(p, x + image * p.x_n, scale + image * p.pre_n if scale != NULL else scale, shift,
+                    0, p.oh, b, b1, a + image * image_bytes)
+        unit += b1 - b
+
+
 cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, weights [panel][step][BLOCK][PANEL], bias [panel][PANEL], residual or NULL,
     pre-scale [image][channels] or NULL, pre-shift [channels] or NULL, step offsets and then each
-    panel's first channel block (int64), scratch, y."""
+    panel's first channel block (int64), scratch, split copies of whole images or NULL, y."""
     cdef const AmxParams* p = <const AmxParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const float* weights = <const float*>c.buf[1]
@@ -489,27 +269,31 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* shift = <const float*>c.buf[5]
     cdef const int64_t* offsets = <const int64_t*>c.buf[6]
     cdef const int64_t* first = offsets + p.steps
-    cdef float* y = <float*>c.buf[8]
+    cdef float* y = <float*>c.buf[9]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
     cdef int64_t image_blocks = (p.n + p.block_n - 1) // p.block_n
-    cdef int64_t units = image_blocks * row_blocks * groups
+    cdef int64_t image_pixels = (p.oh - 1) * p.width + p.ow
+    cdef int64_t spans = (image_pixels + p.span - 1) // p.span if p.shared else 1
+    cdef int64_t units = groups * p.n * spans if p.shared else image_blocks * row_blocks * groups
     cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
     # Bytes of a part, of one image's copy, of a channel block, and of a panel's split weights.
     cdef int64_t part = p.phases * p.plane * 64, image_bytes = p.blocks * p.parts * part
     cdef int64_t block_bytes = p.parts * part, b_bytes = p.steps * 2 * p.parts * TILE
     cdef int64_t taps = p.kh * p.kw
     cdef int64_t vector_rows = ROWS_3 if p.parts == 3 else ROWS_2, period = TALL + vector_rows
+    cdef int64_t own_bytes = 0 if p.shared else p.block_n * image_bytes
     cdef float* out = <float*>(<char*>c.buf[7] + thread * (
         (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4 + MAX_ROWS * VW * 4
-        + p.block_panels * b_bytes + p.block_n * image_bytes))
+        + p.block_panels * b_bytes + own_bytes))
     cdef float* f = out + (TALL + MAX_ROWS) * PANEL
     cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK + MAX_ROWS * VW)
-    cdef char* a = b + p.block_panels * b_bytes
+    cdef char* own = b + p.block_panels * b_bytes
+    cdef char* a
     cdef char* at
     cdef int64_t done = -1, done_b = -1
-    cdef int64_t n0, n1, y0, rows, j, j0, j1, m, m0, m_end, tall, few, image, base
+    cdef int64_t n0, n1, y0, rows, j, j0, j1, m, m0, m_first, m_end, tall, few, image, base
     cdef const float* s
     cdef Operands o
     cdef int cols
@@ -521,21 +305,33 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     o.out = out
     tiles_begin()
     while unit < end:
-        n0 = unit // (row_blocks * groups) * p.block_n
-        n1 = min(n0 + p.block_n, p.n)
-        y0 = unit // groups % row_blocks * p.block_rows
-        rows = min(p.block_rows, p.oh - y0)
-        j0 = unit % groups * p.block_panels
+        if p.shared:
+            n0 = unit // spans % p.n
+            n1 = n0 + 1
+            y0 = 0
+            j0 = unit // (spans * p.n) * p.block_panels
+            m_first = unit % spans * p.span
+            m_end = min(m_first + p.span, image_pixels)
+            a = <char*>c.buf[8] + n0 * image_bytes
+        else:
+            n0 = unit // (row_blocks * groups) * p.block_n
+            n1 = min(n0 + p.block_n, p.n)
+            y0 = unit // groups % row_blocks * p.block_rows
+            rows = min(p.block_rows, p.oh - y0)
+            j0 = unit % groups * p.block_panels
+            m_first = y0 * p.width
+            m_end = m_first + (rows - 1) * p.width + p.ow
+            a = own
+            if done != unit // groups:
+                done = unit // groups
+                for image in range(n0, n1):
+                    s = scale + image * p.pre_n if scale != NULL else scale
+                    if p.run_rows:
+                        split_runs(p, x + image * p.x_n, y0, rows, f, a + (image - n0) * image_bytes)
+                        continue
+                    split_image(p, x + image * p.x_n, s, shift, y0, rows, 0, p.blocks,
+                                a + (image - n0) * image_bytes)
         j1 = min(j0 + p.block_panels, panels)
-        if done != unit // groups:
-            done = unit // groups
-            for image in range(n0, n1):
-                s = scale + image * p.pre_n if scale != NULL else scale
-                if p.run_rows:
-                    split_runs(p, x + image * p.x_n, y0, rows, f, a + (image - n0) * image_bytes)
-                    continue
-                split_image(p, x + image * p.x_n, s, shift, y0, rows,
-                            a + (image - n0) * image_bytes)
         if done_b != j0:
             done_b = j0
             for j in range(j0, j1):
@@ -548,8 +344,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
         for image in range(n0, n1):
             s = scale + image * p.pre_n if scale != NULL else scale
             # Which pixels go where is counted from the image's first, whatever the unit.
-            m = y0 * p.width
-            m_end = m + (rows - 1) * p.width + p.ow
+            m = m_first
             while m < m_end:
                 base = m // period * period
                 m0 = m
@@ -590,5 +385,8 @@ def pack_amx_conv(**values):
     return (<char*>&p)[:sizeof(AmxParams)]
 
 
-KERNELS = {"amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv)}
+KERNELS = {
+    "amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv),
+    "amx_split": (<uintptr_t>&amx_split, pack_amx_conv),
+}
 CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES, "RUN_MAX": RUN_MAX}

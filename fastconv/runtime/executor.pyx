@@ -44,6 +44,7 @@ from fastconv.runtime.team cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
     put_flag,
+    range_t,
     serve as serve_team,
     share_step,
     team_t,
@@ -460,9 +461,12 @@ cdef class Team:
     def __cinit__(self, int helpers):
         self.helpers = helpers
         self.generation = generation
-        if posix_memalign(<void**>&self.shared, 128, sizeof(team_t)):
+        cdef size_t base = (sizeof(team_t) + 127) // 128 * 128
+        cdef size_t size = base + (helpers + 1) * sizeof(range_t)
+        if posix_memalign(<void**>&self.shared, 128, size):
             raise MemoryError
-        memset(self.shared, 0, sizeof(team_t))
+        memset(self.shared, 0, size)
+        self.shared.ranges = <range_t*>(<char*>self.shared + base)
         pthread_mutex_init(&self.shared.lock, NULL)
         pthread_cond_init(&self.shared.work, NULL)
         pthread_cond_init(&self.shared.finished, NULL)
@@ -482,7 +486,7 @@ cdef class Team:
         cdef team_t* shared = self.shared
         with nogil:
             for t in prange(helpers, num_threads=helpers, schedule="static", chunksize=1):
-                serve_team(shared, t + 1)
+                serve_team(shared, t + 1, helpers + 1)
 
     def dismiss(self):
         """Let the threads end. Not while a run has the team."""

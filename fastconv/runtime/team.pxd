@@ -5,12 +5,13 @@ Entering a region for every step would cost a fork and a join each, the join wou
 thread (also for one that another process keeps from its core), and an OpenMP runtime lets idle
 threads spin for as long as it likes.
 
-A step is cut into pieces. The caller takes them from the front, the helpers from the back (so that
-each finds in its cache what it left there), all by compare-and-swap on one word, ``open``: its low
-24 bits are the first piece that is left, the next 24 the end, the top 16 how many threads may take
-part. A step is over when its pieces are done. A thread that holds none is not waited for, and once
-no piece is left nobody looks at anything of the run's. So a helper that comes late, or not at all,
-costs nothing.
+A step is cut into pieces, and the pieces into one range of successive ones for each thread, so that
+each finds in its cache what it left there and may fetch ahead. A thread takes its own from the front,
+then those of the others from the back, by compare-and-swap on the range: one word, whose low 24 bits
+are the first piece that is left, the next 24 the end, the top 16 how many threads may take part. A
+step is over when its pieces are done. A thread that holds none is not waited for, and once no piece
+is left nobody looks at anything of the run's. So a helper that comes late, or not at all, costs
+nothing. ``turn`` counts the steps: it changes when there are pieces again.
 
 A helper that another process keeps from its core while it holds a piece does hold up the run, and one
 that shares the caller's core only takes its time. Where helpers cost much of what they bring, the
@@ -73,6 +74,7 @@ cdef extern from *:
     #define fastconv_get(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
     #define fastconv_get_seq(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
     #define fastconv_put(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+    #define fastconv_publish(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
     #define fastconv_put_seq(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
     #define fastconv_add_seq(p, v) __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)
     static inline int fastconv_swap(uint64_t *p, uint64_t old, uint64_t value) {
@@ -101,6 +103,7 @@ cdef extern from *:
     int get_flag "fastconv_get_seq"(int*) noexcept nogil
     void put_done "fastconv_put"(int64_t*, int64_t) noexcept nogil
     void put_open "fastconv_put_seq"(uint64_t*, uint64_t) noexcept nogil
+    void put_range "fastconv_publish"(uint64_t*, uint64_t) noexcept nogil
     void put_flag "fastconv_put_seq"(int*, int) noexcept nogil
     void add_flag "fastconv_add_seq"(int*, int) noexcept nogil
     void add_done "fastconv_add_seq"(int64_t*, int64_t) noexcept nogil
@@ -132,10 +135,17 @@ cdef enum:
     FIELD = (1 << 24) - 1
 
 
-cdef struct team_t:
-    # What all threads claim from, what helpers report, what a piece is and who sleeps each have
-    # cache lines of their own.
+cdef struct range_t:
     uint64_t open
+    char pad[120]
+
+
+cdef struct team_t:
+    # What each thread claims from, what helpers wait for, what they report, what a piece is and who
+    # sleeps each have cache lines of their own.
+    range_t* ranges             # one per thread
+    char pad3[120]
+    uint64_t turn
     char pad0[120]
     int64_t done
     char pad1[120]
@@ -146,7 +156,7 @@ cdef struct team_t:
     int cpu                     # where the caller was
     char pad2[88]
     int sleepers, caller_sleeps, crowded, stop
-    char pad3[112]
+    char pad4[112]
     # The caller's own, in nanoseconds: until when and for how long it goes on alone, and since then
     # the time of shared steps, and what it waited of that for helpers held up.
     int64_t alone_until, back_off, shared, lost
@@ -154,11 +164,26 @@ cdef struct team_t:
     pthread_cond_t work, finished
 
 
-cdef inline int64_t left(uint64_t open, int slot) noexcept nogil:
-    """How many pieces the thread may still claim."""
-    if <uint64_t>slot >= open >> 48:
-        return 0
-    return <int64_t>(open >> 24 & FIELD) - <int64_t>(open & FIELD)
+cdef inline int claim(team_t* t, int slot, int threads) noexcept nogil:
+    """A piece for thread ``slot`` of ``threads``, or -1 when none is left that it may take."""
+    cdef uint64_t open
+    cdef uint64_t* queue
+    cdef int i, other = slot
+    for i in range(threads):
+        queue = &t.ranges[other].open
+        while True:
+            open = get_open(queue)
+            if <uint64_t>slot >= open >> 48 or (open >> 24 & FIELD) <= (open & FIELD):
+                break
+            if i == 0:
+                if swap(queue, open, open + 1):
+                    return <int>(open & FIELD)
+            elif swap(queue, open, open - (<uint64_t>1 << 24)):
+                return <int>(open >> 24 & FIELD) - 1
+        other += 1
+        if other == threads:
+            other = 0
+    return -1
 
 
 cdef inline void execute(
@@ -207,9 +232,8 @@ cdef inline void share_step(
 
     ``now`` is the time at which it is called.
     """
-    cdef uint64_t open
     cdef int64_t start = 0, time, limit = SPIN, mine = 0
-    cdef int spins = 0
+    cdef int spins = 0, piece, i
     t.kernel = kernel
     t.call = call
     t.pieces = pieces
@@ -218,19 +242,22 @@ cdef inline void share_step(
     t.scratch_size = size
     t.cpu = fastconv_cpu()
     put_done(&t.done, 0)
-    put_open(&t.open, <uint64_t>threads << 48 | <uint64_t>pieces << 24)
+    for i in range(threads):
+        put_range(&t.ranges[i].open, <uint64_t>threads << 48
+                  | <uint64_t>(<int64_t>pieces * (i + 1) // threads) << 24
+                  | <uint64_t>(<int64_t>pieces * i // threads))
+    put_open(&t.turn, t.turn + 1)
     if get_flag(&t.sleepers):
         pthread_mutex_lock(&t.lock)
         put_flag(&t.sleepers, 0)
         pthread_cond_broadcast(&t.work)
         pthread_mutex_unlock(&t.lock)
     while True:
-        open = get_open(&t.open)
-        if left(open, 0) <= 0:
+        piece = claim(t, 0, threads)
+        if piece < 0:
             break
-        if swap(&t.open, open, open + 1):
-            execute(kernel, call, n_buffers, scratch, size, 0, <int>(open & FIELD), pieces)
-            mine += 1
+        execute(kernel, call, n_buffers, scratch, size, 0, piece, pieces)
+        mine += 1
     while get_done(&t.done) != pieces - mine:
         fastconv_pause()
         spins += 1
@@ -252,43 +279,43 @@ cdef inline void share_step(
             break
 
 
-cdef inline bint sleep(team_t* t, int slot, bint crowded) noexcept nogil:
-    """Wait until there are pieces for this helper; False when it is dismissed.
-
-    A crowded helper leaves the pieces of now to the caller.
-    """
+cdef inline bint sleep(team_t* t, uint64_t turn) noexcept nogil:
+    """Wait until there are pieces that were not offered in ``turn``; False when it is dismissed."""
     pthread_mutex_lock(&t.lock)
     add_flag(&t.sleepers, 1)
-    while not get_flag(&t.stop) and (crowded or left(get_open_seq(&t.open), slot) <= 0):
-        crowded = False
+    while not get_flag(&t.stop) and get_open_seq(&t.turn) == turn:
         pthread_cond_wait(&t.work, &t.lock)
         # Who wakes sleepers up has set their count to zero.
-        if left(get_open_seq(&t.open), slot) <= 0:
+        if get_open_seq(&t.turn) == turn:
             add_flag(&t.sleepers, 1)
     pthread_mutex_unlock(&t.lock)
     return not get_flag(&t.stop)
 
 
-cdef inline void serve(team_t* t, int slot) noexcept nogil:
-    """A helper's life: do pieces, wait for more, until the team is dismissed."""
-    cdef uint64_t open
+cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
+    """A helper's life in a team of ``threads``: do pieces, wait for more, until it is dismissed."""
+    cdef uint64_t turn = 0, new
     cdef int64_t start = 0
-    cdef int spins = 0
+    cdef int spins = 0, piece
     cdef bint crowded = False
     fastconv_flush()
     while True:
-        open = get_open(&t.open)
-        if left(open, slot) > 0 and not crowded:
-            if swap(&t.open, open, open - (<uint64_t>1 << 24)):
-                execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot,
-                        <int>(open >> 24 & FIELD) - 1, t.pieces)
+        new = get_open(&t.turn)
+        if new != turn and not crowded:
+            turn = new
+            while True:
+                piece = claim(t, slot, threads)
+                if piece < 0:
+                    break
+                execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot, piece,
+                        t.pieces)
                 add_done(&t.done, 1)
                 if get_flag(&t.caller_sleeps):
                     pthread_mutex_lock(&t.lock)
                     pthread_cond_signal(&t.finished)
                     pthread_mutex_unlock(&t.lock)
-                spins = 0
-                start = 0
+            spins = 0
+            start = 0
             continue
         fastconv_pause()
         spins += 1
@@ -296,13 +323,15 @@ cdef inline void serve(team_t* t, int slot) noexcept nogil:
             continue
         crowded = fastconv_cpu() == get_flag(&t.cpu)
         if crowded:
+            # The pieces of now are left to the caller.
             put_flag(&t.crowded, 1)
+            turn = new
         elif start == 0:
             start = fastconv_now()
             continue
         elif fastconv_now() - start <= SPIN:
             continue
-        if not sleep(t, slot, crowded):
+        if not sleep(t, turn):
             return
         crowded = fastconv_cpu() == get_flag(&t.cpu)
         spins = 0

@@ -15,7 +15,7 @@ from ...graph.activation import Activation
 from ...graph.window import Window
 from ...records import record
 from ...sizes import checked_size
-from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros
+from ..lowering import PIECES, Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -30,6 +30,13 @@ SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
 HALO_BYTES = 2 << 20
 #: From this many products in a sum on, two parts of a number are enough.
 DEEP = 2048
+
+#: Images of so many pixels or fewer are split by a step of their own where threads share them, if
+#: the copy stays within this.
+SMALL, SHARED_BYTES = 400, 5 << 19
+#: Multiply-adds of a piece for one thread, at least; and its pixels, so that splitting its weights
+#: stays cheap.
+PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one
 # step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and
@@ -301,24 +308,45 @@ def lower(
     def bytes_of(rows: int) -> int:
         return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
 
-    # Units of work: as many rows as fit, in even blocks; several images where one is small.
+    macs = s.n * s.oh * s.ow * s.filters * s.channels // s.group * prod(s.kernel)
+    # Small images are split once for all threads; others in blocks of rows that fit a cache.
+    many = s.n >= 2 * threads
+    shared = (
+        threads > 1 and not many and runs is None and s.oh * s.ow <= SMALL
+        and s.n * bytes_of(s.oh) <= SHARED_BYTES
+    )  # fmt: skip
+    wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
     groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
-    rows = s.oh
-    while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
-        rows = ceil(rows / 2)
-    row_blocks = ceil(s.oh / rows)
-    if threads > 1 and s.n == 1 and s.oh * s.ow >= 256 * threads:
-        row_blocks = ceil(row_blocks / threads) * threads
-    rows = ceil(s.oh / min(row_blocks, s.oh))
-    block_n = 1
-    if rows == s.oh:
-        block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
-        if s.n >= threads:
-            block_n = min(block_n, ceil(s.n / threads))
-    units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    if units < threads:
-        groups = max(groups, min(panels, ceil(threads / units)))
-    block_panels = ceil(panels / groups)
+    period = TALL + (12 if s.parts == 3 else 6)
+    periods = ceil(((s.oh - 1) * width + s.ow) / period)
+    span = 0
+    rows, block_n = s.oh, 1
+    if shared:
+        # Few spans, as each splits its weights anew; panels side by side, as outputs are.
+        groups = max(groups, min(panels, ceil(wanted / s.n)))
+        spans = 1
+        while groups * s.n * spans < 2 * threads and 2 * spans * PIECE_PIXELS <= periods * period:
+            spans *= 2
+        block_panels = ceil(panels / groups)
+        span = ceil(periods / spans) * period
+        units = ceil(panels / block_panels) * s.n * ceil(periods * period / span)
+    else:
+        while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
+            rows = ceil(rows / 2)
+        row_blocks = ceil(s.oh / rows)
+        if threads > 1 and not many:
+            row_blocks = max(row_blocks, min(wanted, s.oh * s.ow // PIECE_PIXELS))
+            row_blocks = min(ceil(row_blocks / threads) * threads, s.oh)
+        rows = ceil(s.oh / row_blocks)
+        if rows == s.oh:
+            block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
+            if s.n >= threads:
+                block_n = min(block_n, ceil(s.n / threads))
+        units = ceil(s.n / block_n) * ceil(s.oh / rows)
+        if units < threads:
+            groups = max(groups, min(panels, ceil(threads / units)))
+        block_panels = ceil(panels / groups)
+        units *= ceil(panels / block_panels)
     px = plane(rows)
     offsets = [
         64 * ((b * s.parts * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
@@ -328,10 +356,11 @@ def lower(
     ]
     scratch = low.scratch(
         checked_size(
-            (threads, own + block_panels * b_bytes + block_n * bytes_of(rows)), 1, "scratch"
+            (threads, own + block_panels * b_bytes + (0 if shared else block_n * bytes_of(rows))),
+            1, "scratch",
         ),
         threads,
-    )
+    )  # fmt: skip
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
@@ -351,15 +380,21 @@ def lower(
         group_filters=s.filters // s.group if s.group > 1 else 0,
         parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
         block_rows=rows, block_panels=block_panels,
+        shared=int(shared), span=span,
         pre_n=s.channels if scaled and scaled.per_image else 0,
         pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip
     scale = scaled.scale if scaled else None
     shift = scaled.shift if scaled else None
     table = low.constant(np.array(offsets + first, np.int64))
-    taps = prod(s.kernel)
+    copies = None
+    if shared:
+        copies = low.scratch(checked_size((s.n, bytes_of(s.oh)), 1, "split input"), 1)
+        split_work = 16 * s.n * s.h * s.w * s.channels
+        low.step(
+            "amx_split", params, [x, scale, shift, copies], work=split_work, units=s.n * s.blocks
+        )
     low.step(
-        "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, y],
-        macs=s.n * s.oh * s.ow * s.filters * s.channels // s.group * taps, threads=threads,
-        units=threads,  # every piece splits its weights anew
+        "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, copies, y],
+        macs=macs, threads=threads, units=units,
     )  # fmt: skip
