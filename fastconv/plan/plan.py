@@ -13,6 +13,7 @@ from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
 from ..records import record
 from ..sizes import checked_size, machine_memory
+from . import bands
 from .choice import Choices
 from .lower import LOWER
 from .lowering import F32, Lowering, PackCache, Step, reference, sharing
@@ -112,6 +113,7 @@ def make_plan(
     packs.release()
     for name in results:
         _deliver(low, name)
+    bands.apply(low)
     size = low.arena.layout(limit)
     total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)
     if total > limit:

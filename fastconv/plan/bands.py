@@ -1,0 +1,290 @@
+"""Bands: steps that follow one another work through an image a few rows at a time.
+
+Where the values between successive convolutions (an expansion, a depthwise one, a projection) are
+larger than a core's cache, each step would write its whole output to far memory and the next would
+read it back. Here such a chain of steps is repeated for one band of rows after the other, and what
+lies between them stays in a buffer of few rows. Rows that a window shares with the band before are
+moved to the top of that buffer, so nothing is computed twice. The idea is tile-based fusion:
+Alwani, Chen, Ferdman and Milder, "Fused-Layer CNN Accelerators", 2016.
+
+With several threads each of the many small steps would wait for all of them, which costs what the
+memory gains: plans for one thread alone are cut.
+
+An element is computed by the same kernel with the same sums as before, so the bits do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from ..records import record
+from .lowering import Lowering, Step, cut
+from .memory import EXTERNAL, Buffer, Place
+
+#: Values of fewer bytes per image than this may as well be written whole.
+LINK_BYTES = 1 << 20
+#: What lies between the steps of a chain, at one time.
+BAND_BYTES = 512 << 10
+#: The most threads of a plan that is cut.
+THREADS = 1
+#: More images than this are not worth as many steps.
+IMAGES = 8
+
+#: Kernels that can do some rows alone: which of their buffers are the input and a residual.
+ROW_KERNELS = {"conv": (0, 3), "depthwise": (0, 3), "pool": (0, None)}
+
+
+@record(frozen=True)
+class Rows:
+    """How a step's output rows follow from its input rows."""
+
+    n: int
+    h: int
+    oh: int
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+
+    def needs(self, begin: int, end: int) -> tuple[int, int]:
+        """The input rows, within the image, that output rows ``begin`` .. ``end`` read."""
+        first = begin * self.stride - self.pad
+        last = (end - 1) * self.stride - self.pad + (self.kernel - 1) * self.dilation
+        return max(0, first), min(self.h, last + 1)
+
+
+def rows_of(step: Step) -> Rows | None:
+    """The rows of a step that can be cut into bands, or None."""
+    p = step.params
+    if step.kernel not in ROW_KERNELS:
+        return None
+    if p.get("d", 1) != 1 or p.get("od", 1) != 1 or p.get("y_0", 0) or p["n"] > IMAGES:
+        return None
+    if step.kernel == "pool" and p["kind"] != 0:
+        return None  # an average counts the padding that it meets
+    residual = ROW_KERNELS[step.kernel][1]
+    outer = [step.places[0], step.places[-1]]
+    if residual is not None:
+        outer.append(step.places[residual])
+    if any(q is not None and q.buffer.kind == EXTERNAL for q in outer):
+        return None
+    r = Rows(p["n"], p["h"], p["oh"], p["kh"], p["stride_h"], p["dilation_h"], p["pad_h"])
+    # Every output row reads a row of the image, whatever the padding.
+    ends = (r.needs(0, 1), r.needs(r.oh - 1, r.oh))
+    return r if r.dilation > 0 and all(a < b for a, b in ends) else None
+
+
+def chains(steps: Sequence[Step]) -> list[list[int]]:
+    """Runs of successive steps, by index, whose links are large and read by the next step alone."""
+    users: dict[int, set[int]] = {}
+    for i, s in enumerate(steps):
+        for q in s.places:
+            if q is not None:
+                users.setdefault(id(q.buffer), set()).add(i)
+    rows = [rows_of(s) for s in steps]
+    found: list[list[int]] = []
+    run: list[int] = []
+    for i in range(len(steps)):
+        if run and not linked(steps, rows, i - 1, users):
+            if len(run) > 1:
+                found.append(run)
+            run = []
+        if rows[i] is not None:
+            run.append(i)
+    if len(run) > 1:
+        found.append(run)
+    return found
+
+
+def linked(
+    steps: Sequence[Step], rows: Sequence[Rows | None], i: int, users: dict[int, set[int]]
+) -> bool:
+    """Whether step ``i`` writes a large value that only step ``i + 1`` reads, as its input."""
+    before, after = rows[i], rows[i + 1]
+    if before is None or after is None or before.n != after.n:
+        return False
+    y, x = steps[i].places[-1], steps[i + 1].places[0]
+    assert y is not None
+    return (
+        x is not None
+        and x == y
+        and y.start == 0
+        and y.dense
+        and users[id(y.buffer)] == {i, i + 1}
+        and sum(q is not None and q.buffer is y.buffer for q in steps[i + 1].places) == 1
+        and sum(q is not None and q.buffer is y.buffer for q in steps[i].places) == 1
+        and y.nbytes // before.n >= LINK_BYTES
+    )
+
+
+def apply(low: Lowering) -> None:
+    """Cut the chains among the steps of a plan in the making into bands."""
+    todo = chains(low.steps) if low.threads <= THREADS else []
+    if not todo:
+        return
+    steps, at = low.steps, 0
+    low.steps = []
+    for chain in todo:
+        low.steps += steps[at : chain[0]]
+        low.node = steps[chain[-1]].node
+        parts = [steps[i] for i in chain]
+        if low.choose("bands", {"bands": 1.0, "whole": 2.0}) == "bands":
+            emit(low, parts)
+        else:
+            low.steps += parts
+        at = chain[-1] + 1
+    low.node = None
+    low.steps += steps[at:]
+    for b in low.arena.buffers:
+        b.first = b.last = -1
+    for i, s in enumerate(low.steps):
+        for q in s.places:
+            if q is not None:
+                q.buffer.touch(i)
+
+
+def emit(low: Lowering, parts: Sequence[Step]) -> None:
+    """Append a chain's steps, band by band."""
+    geometry = [r for r in map(rows_of, parts) if r is not None]
+    final = geometry[-1].oh
+    row_bytes = [link_row(s) for s in parts[:-1]]
+    count = 1
+    while count < final and held(geometry, row_bytes, ceil(final / count)) > BAND_BYTES:
+        count += 1
+    bands = [(final * k // count, final * (k + 1) // count) for k in range(count)]
+    windows = [needed(geometry, a, b) for a, b in bands]
+    buffers = [
+        low.buffer(max(w[k + 1][1] - w[k + 1][0] for w in windows) * row_bytes[k])
+        for k in range(len(row_bytes))
+    ]
+    for image in range(geometry[0].n):
+        have = [(0, 0)] * len(buffers)
+        for window in windows:
+            for k, step in enumerate(parts):
+                begin, end = window[k + 1]
+                source = None if k == 0 else (buffers[k - 1], window[k][0])
+                if k == len(buffers):
+                    part(low, step, geometry[k], image, (begin, end), source, None)
+                    continue
+                keep = keep_rows(low, buffers[k], row_bytes[k], have[k], (begin, end), step)
+                have[k] = (begin, end)
+                if keep < end:
+                    target = (buffers[k], begin)
+                    part(low, step, geometry[k], image, (keep, end), source, target)
+
+
+def needed(geometry: Sequence[Rows], begin: int, end: int) -> list[tuple[int, int]]:
+    """The rows of the chain's input, of each link and of its output for a band of the last."""
+    out = [(begin, end)]
+    for r in reversed(geometry):
+        out.append(r.needs(*out[-1]))
+    return out[::-1]
+
+
+def held(geometry: Sequence[Rows], row_bytes: Sequence[int], rows: int) -> int:
+    """Bytes of all links together for a band of so many rows in the middle."""
+    middle = max(0, (geometry[-1].oh - rows) // 2)
+    window = needed(geometry, middle, middle + rows)
+    return sum((b - a) * size for (a, b), size in zip(window[1:-1], row_bytes, strict=True))
+
+
+def link_row(step: Step) -> int:
+    """Bytes of one row of a step's output."""
+    return 4 * int(step.params["y_h"])
+
+
+def keep_rows(
+    low: Lowering,
+    buffer: Buffer,
+    size: int,
+    have: tuple[int, int],
+    want: tuple[int, int],
+    step: Step,
+) -> int:
+    """Move the rows that a link holds already to its top; returns the first row that is new."""
+    begin, end = have[0], min(have[1], want[1])
+    kept, shift = end - want[0], want[0] - begin
+    if kept <= 0 or shift < 0:
+        return want[0]
+    if shift == 0:
+        return end
+    if shift < kept:
+        return want[0]  # they would overlap
+    place = step.places[-1]
+    assert place is not None
+    old = Place(buffer, shift * size, (kept * size,), place.dtype)
+    new = Place(buffer, 0, (kept * size,), place.dtype)
+    move = dict(rows=kept, bytes=size, x_row=size, y_row=size)
+    append(low, Step("copy_rows", step.node, move, [old, new]), 2 * kept * size, step)
+    return end
+
+
+def part(
+    low: Lowering,
+    step: Step,
+    r: Rows,
+    image: int,
+    rows: tuple[int, int],
+    source: tuple[Buffer, int] | None,
+    target: tuple[Buffer, int] | None,
+) -> None:
+    """Append a step for some rows of one image.
+
+    Args:
+        low: the plan in the making.
+        step: the whole step.
+        r: its rows.
+        image: which image.
+        rows: the output rows.
+        source: where the input's rows lie, and the number of the first; None for its own place.
+        target: the same of the output.
+    """
+    begin, end = rows
+    first, last = r.needs(begin, end)
+    p: dict[str, Any] = dict(step.params)
+    p.update(n=1, h=last - first, oh=end - begin, pad_h=r.pad + first - begin * r.stride)
+    places = list(step.places)
+    places[0] = moved(places[0], p["x_n"], p["x_h"], image, first, source)
+    places[-1] = moved(places[-1], p["y_n"], p["y_h"], image, begin, target)
+    residual = ROW_KERNELS[step.kernel][1]
+    if residual is not None and places[residual] is not None:
+        places[residual] = moved(places[residual], p["r_n"], p["r_h"], image, begin, None)
+    share = (end - begin) / (r.oh * r.n)
+    macs = int(step.macs * share)
+    if "block_rows" in p:
+        p["block_rows"] = finer(low, step, p, end - begin)
+    append(low, Step(step.kernel, step.node, p, places, macs=macs), macs or p["y_h"] * 36, step)
+
+
+def finer(low: Lowering, step: Step, p: dict[str, Any], rows: int) -> int:
+    """Rows of a unit of work, few enough for the threads to have equal parts of a band."""
+    if step.kernel == "depthwise":
+        per = max(1, p["channels"] // p["block_channels"])
+        units = max(1, ceil(4 * low.threads / per)) if low.threads > 1 else 1
+        return max(1, min(p["block_rows"], ceil(rows / units)))
+    block, mr = int(p["block_rows"]), low.vector("MR")
+    while low.threads > 1 and block > 2 * mr and ceil(rows * p["ow"] / block) < 4 * low.threads:
+        block = max(mr, ceil(block / 2))
+    return block
+
+
+def moved(
+    place: Place | None, image_step: int, row_step: int, image: int, row: int,
+    window: tuple[Buffer, int] | None,
+) -> Place | None:  # fmt: skip
+    """A place from some image and row on; steps in elements."""
+    assert place is not None
+    if window is None:
+        start = place.start + 4 * (image * image_step + row * row_step)
+        return replace(place, start=start)
+    return replace(place, buffer=window[0], start=4 * (row - window[1]) * row_step)
+
+
+def append(low: Lowering, new: Step, work: int, whole: Step) -> None:
+    """Append a step, shared by threads as its work deserves, at most as the whole one was."""
+    new.threads = min(whole.threads, low.threads_for(work))
+    new.pieces = cut(new.threads, work, None, new.places)
+    low.steps.append(new)

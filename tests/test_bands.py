@@ -1,0 +1,126 @@
+"""Chains of steps that are done a few rows at a time: the same bits, in less memory."""
+
+import numpy as np
+import pytest
+from harness import ISAS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastconv.graph import Graph, Node, TensorType
+from fastconv.graph.activation import RELU
+from fastconv.graph.ops.conv import Conv
+from fastconv.graph.ops.pool import AveragePool, MaxPool
+from fastconv.plan import bands
+from fastconv.runtime.engine import Engine
+
+
+def chain(draw_layers, size, seed=0, images=1, extra_outputs=()):
+    """A graph of convolutions and pools, one after the other, behind one more that feeds them."""
+    rng = np.random.default_rng(seed)
+    nodes, consts, channels = [], {}, 5
+    name = "x"
+    for k, (kind, kernel, stride, pad, dilation, filters) in enumerate(draw_layers):
+        window = dict(
+            kernel_shape=(kernel, kernel), strides=(stride, stride), pads=(pad,) * 4,
+            dilations=(dilation, dilation),
+        )  # fmt: skip
+        out = f"v{k}"
+        if kind == "pool":
+            nodes.append(Node(MaxPool(**window), [name], [out], f"pool{k}"))
+        elif kind == "mean":
+            nodes.append(Node(AveragePool(**window), [name], [out], f"pool{k}"))
+        else:
+            group = channels if kind == "depthwise" else 1
+            filters = channels if kind == "depthwise" else filters
+            w = rng.standard_normal((filters, channels // group, kernel, kernel))
+            consts[f"w{k}"] = w.astype(np.float32)
+            consts[f"b{k}"] = rng.standard_normal(filters).astype(np.float32)
+            op = Conv(**window, group=group, activation=RELU)
+            nodes.append(Node(op, [name, f"w{k}", f"b{k}"], [out], f"conv{k}"))
+            channels = filters
+        name = out
+    nodes.append(Node(MaxPool(kernel_shape=(1, 1), strides=(1, 1)), [name], ["y"], "last"))
+    x = rng.standard_normal((images, 5, *size)).astype(np.float32)
+    graph = Graph(
+        "g", nodes, ["x"], ["y", *extra_outputs], consts, {"x": TensorType(x.dtype, x.shape)}
+    )
+    return graph, x
+
+
+def run(graph, x, isa, cut, monkey):
+    monkey.setattr(bands, "LINK_BYTES", 0 if cut else 1 << 40)
+    engine = Engine(graph, 1, isa=isa, strict=True)
+    plan = engine.prepare(graph.types).plan
+    return engine.run({"x": x}), plan
+
+
+layers = st.tuples(
+    st.sampled_from(["conv", "depthwise", "pool"]), st.integers(1, 4), st.integers(1, 3),
+    st.integers(0, 2), st.integers(1, 2), st.sampled_from([3, 16, 33]),
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(layers, min_size=2, max_size=4), st.integers(9, 40), st.integers(9, 20),
+       st.integers(1, 2), st.sampled_from([1, 3000, 20000]))  # fmt: skip
+def test_any_chain_gives_the_same_bits_as_whole_steps(layers, height, width, images, room):
+    size = [height, width]
+    for _, kernel, stride, pad, dilation, _ in layers:
+        reach = (kernel - 1) * dilation + 1
+        if pad >= kernel or min(size) + 2 * pad < reach:
+            return
+        size = [(s + 2 * pad - reach) // stride + 1 for s in size]
+    graph, x = chain(layers, (height, width), images=images)
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(bands, "BAND_BYTES", room)
+        for isa in ISAS:
+            whole, _ = run(graph, x, isa, False, monkey)
+            cut, _ = run(graph, x, isa, True, monkey)
+            np.testing.assert_array_equal(cut["y"], whole["y"])
+
+
+CHAIN = [("conv", 1, 1, 0, 1, 32), ("depthwise", 3, 1, 1, 1, 32), ("conv", 1, 1, 0, 1, 16)]
+
+
+def test_bands_take_less_memory_and_move_rows_that_they_share(monkeypatch):
+    graph, x = chain(CHAIN, (64, 64))
+    monkeypatch.setattr(bands, "BAND_BYTES", 100_000)
+    whole, plan = run(graph, x, ISAS[-1], False, monkeypatch)
+    cut, banded = run(graph, x, ISAS[-1], True, monkeypatch)
+    np.testing.assert_array_equal(cut["y"], whole["y"])
+    assert banded.arena_size < plan.arena_size
+    names = [s.kernel for s in banded.steps]
+    assert names.count("depthwise") > 3
+    assert "copy_rows" in names
+    # Every output row is computed once.
+    rows = [s.params["oh"] for s in banded.steps if s.kernel == "depthwise"]
+    assert sum(rows) == 64
+
+
+@pytest.mark.parametrize("extra", ["v0", "v1"])
+def test_a_value_that_others_read_is_written_whole(extra, monkeypatch):
+    graph, x = chain(CHAIN, (64, 64), extra_outputs=[extra])
+    whole, _ = run(graph, x, ISAS[-1], False, monkeypatch)
+    cut, plan = run(graph, x, ISAS[-1], True, monkeypatch)
+    for name in whole:
+        np.testing.assert_array_equal(cut[name], whole[name])
+    convs = [s for s in plan.steps if s.node and s.node.name == f"conv{extra[1]}"]
+    convs = [s for s in convs if s.kernel in bands.ROW_KERNELS]
+    if extra == "v1":  # the first link is still cut
+        assert sum(s.params["oh"] for s in convs) == 64
+    else:
+        assert len(convs) == 1
+
+
+def test_an_average_that_counts_padding_is_not_cut(monkeypatch):
+    layers = [("conv", 1, 1, 0, 1, 32), ("mean", 3, 1, 1, 1, 0)]
+    graph, x = chain(layers, (32, 32))
+    _, plan = run(graph, x, ISAS[-1], True, monkeypatch)
+    assert [s.params["oh"] for s in plan.steps if s.node and s.node.name == "pool1"] == [32]
+
+
+def test_several_threads_do_whole_steps(monkeypatch):
+    monkeypatch.setattr(bands, "LINK_BYTES", 0)
+    graph, _ = chain(CHAIN, (64, 64))
+    plan = Engine(graph, 2, isa=ISAS[-1]).prepare(graph.types).plan
+    assert sum(s.kernel == "depthwise" for s in plan.steps) == 1
