@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from .. import kernels
 from ..graph import Graph, Node, Op, TensorType
 from ..lazy import LazyTable, importer
-from ..records import record
+from ..records import field, record, replace
 from ..sizes import checked_size
 from .choice import Choices
 from .memory import (
@@ -54,6 +53,28 @@ class Step:
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
 
+    def __init__(
+        self,
+        kernel: str,
+        node: Node | None,
+        params: Mapping[str, Any],
+        places: list[Place | None],
+        threads: int = 1,
+        macs: int = 0,
+        pieces: int = 1,
+        function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None,
+        n_outputs: int = 1,
+    ) -> None:
+        self.kernel = kernel
+        self.node = node
+        self.params = params
+        self.places = places
+        self.threads = threads
+        self.macs = macs
+        self.pieces = pieces
+        self.function = function
+        self.n_outputs = n_outputs
+
 
 LowerFunction = Callable[["Lowering", Node], Any]
 
@@ -61,10 +82,17 @@ LowerFunction = Callable[["Lowering", Node], Any]
 class Lowerings(LazyTable[type[Op], LowerFunction]):
     """Operator class → function. Classes inherit it; families are imported when needed."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._known: dict[type[Op], LowerFunction] = {}  # what ``get`` found before
+
     def get(  # type: ignore[override]
         self, cls: type[Op], default: LowerFunction | None = None
     ) -> LowerFunction | None:
         """The function for an operator: its own, else that of its nearest base."""
+        known = self._known.get(cls)
+        if known is not None:
+            return known
         family = self._where(cls)
         if family is not None:
             self._load(family)
@@ -72,7 +100,18 @@ class Lowerings(LazyTable[type[Op], LowerFunction]):
         if found is None and not self._complete:
             self.complete()
             found = self._inherited(cls)
-        return default if found is None else found
+        if found is None:
+            return default
+        self._known[cls] = found
+        return found
+
+    def __setitem__(self, cls: type[Op], function: LowerFunction) -> None:
+        super().__setitem__(cls, function)
+        self._known.clear()
+
+    def __delitem__(self, cls: type[Op]) -> None:
+        super().__delitem__(cls)
+        self._known.clear()
 
     def _inherited(self, cls: type[Op]) -> LowerFunction | None:
         return next(
@@ -129,9 +168,18 @@ class PackCache:
 
     def __init__(self) -> None:
         self._arrays: dict[Hashable, np.ndarray] = {}
+        self.places: dict[Hashable, Place] = {}
         self._finite: dict[int, tuple[np.ndarray, bool]] = {}
         self._maps: dict[int, mmap.mmap] = {}
         self._read = 0
+
+    def place(
+        self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
+    ) -> Place:
+        """The array of :meth:`get` as a place, which all plans share."""
+        array = self.get(key, make, sources)
+        place = Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
+        return self.places.setdefault(key, place)
 
     def get(
         self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
@@ -279,13 +327,14 @@ class Lowering:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The concrete logical shape of a value."""
-        shape = self.types[name].shape if name not in self.known else self.known[name].shape
-        return tuple(int(d) for d in shape)  # type: ignore[arg-type, union-attr]
+        array = self.known.get(name)
+        return self.types[name].shape if array is None else array.shape  # type: ignore[return-value]
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of a value."""
-        if name in self.known:
-            return self.known[name].dtype
+        array = self.known.get(name)
+        if array is not None:
+            return array.dtype
         dtype = self.types[name].dtype
         assert dtype is not None
         return dtype
@@ -296,7 +345,10 @@ class Lowering:
 
     def all_float32(self, *names: str) -> bool:
         """Whether every named value ("" ignored) is float32."""
-        return all(self.dtype(n) == F32 for n in names if n)
+        for n in names:  # noqa: SIM110  (asked for every node: no generator)
+            if n and self.dtype(n) != F32:
+                return False
+        return True
 
     # Where values live.
 
@@ -499,6 +551,10 @@ class Lowering:
         Names of values in ``key`` say what it is made of: a value that was computed for this plan's
         shapes alone is packed for this plan alone.
         """
+        place = self.packs.places.get((self.isa, *key))
+        if place is not None:
+            self.keep.append(place.buffer.array)  # type: ignore[arg-type]
+            return place
         sources = []
         for k in key:
             array = self.known.get(k) if isinstance(k, str) else None
@@ -507,7 +563,9 @@ class Lowering:
             if k not in self.graph.consts:
                 return self.constant(make())
             sources.append(array)
-        return self.constant(self.packs.get((self.isa, *key), make, sources))
+        place = self.packs.place((self.isa, *key), make, sources)
+        self.keep.append(place.buffer.array)  # type: ignore[arg-type]
+        return place
 
     # What is to be done.
 
@@ -558,9 +616,14 @@ class Lowering:
         )
 
     def _touch(self, places: list[Place | None]) -> None:
+        step = len(self.steps)
         for p in places:
             if p is not None:
-                p.buffer.touch(len(self.steps))
+                b = p.buffer
+                if b.kind == ARENA:
+                    if b.first < 0:
+                        b.first = step
+                    b.last = step
 
     def choose(self, kind: str, costs: Mapping[str, float]) -> str:
         """Which of several ways to compute the node in hand, named in ``costs``.
@@ -580,8 +643,7 @@ class Lowering:
 
 def cut(threads: int, work: int, units: int | None, places: Sequence[Place | None]) -> int:
     """Into how many pieces a step is cut for its threads."""
-    parts = [p.buffer.parts for p in places if p is not None]
-    if threads == 1 or 0 in parts:
+    if threads == 1 or 0 in [p.buffer.parts for p in places if p is not None]:
         return threads
     each = min(PIECES, work // (PIECE_WORK * threads))
     if units is not None:
@@ -594,8 +656,10 @@ def sharing(step: Step) -> tuple[int, int, int, int]:
 
     ``scratch`` is which of its buffers has a part for every thread, of ``size`` bytes; -1 for none.
     """
+    if step.threads == 1:
+        return 1, step.pieces, -1, 0
     for i, p in enumerate(step.places):
-        if p is not None and p.buffer.parts == step.threads > 1:
+        if p is not None and p.buffer.parts == step.threads:
             return step.threads, step.pieces, i, p.buffer.nbytes // step.threads
     return step.threads, step.pieces, -1, 0
 
@@ -608,7 +672,9 @@ def reference(place: Place | None) -> tuple[int, int]:
     if b.kind == ARENA:
         return ARENA, b.offset + place.start
     if b.kind == CONST:
-        assert b.array is not None
-        return CONST, address(b.array) + place.start
+        if b.offset < 0:
+            assert b.array is not None
+            b.offset = address(b.array)
+        return CONST, b.offset + place.start
     assert place.start == 0
     return EXTERNAL, b.index

@@ -43,14 +43,19 @@ def epilogue(act: Activation | None) -> dict[str, Any]:
 
 def triple(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     """Spatial values padded in front to (depth, height, width)."""
-    padded = (fill,) * (3 - len(values)) + tuple(int(v) for v in values)
+    if len(values) == 2:
+        return fill, int(values[0]), int(values[1])
+    padded = (fill,) * (3 - len(values)) + tuple([int(v) for v in values])
     return padded  # type: ignore[return-value]
 
 
 def pixel_strides(place: Place) -> tuple[int, int, int, int]:
     """Strides in elements of a channels-last place: (image, depth, height, width)."""
-    d, h, w = triple(place.shape[2:], 1)
-    p = place.pixel
+    shape, p = place.shape, place.pixel
+    if len(shape) == 4:
+        h, w = shape[2], shape[3]
+        return h * w * p, h * w * p, w * p, p
+    d, h, w = triple(shape[2:], 1)
     return d * h * w * p, h * w * p, w * p, p
 
 
