@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,10 @@ from .memory import (
     Buffer,
     Place,
 )
+from .packing import PackCache, address, aligned_copy
+from .packing import aligned_empty as aligned_empty  # what lowerings pack with
+from .packing import aligned_zeros as aligned_zeros
+from .packing import mapping as mapping
 from .slices import Slice
 
 F32 = np.dtype(np.float32)
@@ -152,120 +155,6 @@ def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
         return function
 
     return enter
-
-
-#: Mapped weights whose pages may be resident before they are let go of.
-RELEASE_BYTES = 4 << 20
-
-
-class PackCache:
-    """Packed weights by key, shared by all plans of a model.
-
-    Weights are read once, to be packed, and mostly lie in a mapped file. Their pages are let go of
-    after that, so that weights take memory once; should they be needed again (by a plan of other
-    kernels, or to be shown) the system reads them again.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: dict[Hashable, np.ndarray] = {}
-        self.places: dict[Hashable, Place] = {}
-        self._finite: dict[int, tuple[np.ndarray, bool]] = {}
-        self._maps: dict[int, mmap.mmap] = {}
-        self._read = 0
-
-    def place(
-        self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
-    ) -> Place:
-        """The array of :meth:`get` as a place, which all plans share."""
-        array = self.get(key, make, sources)
-        place = Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
-        return self.places.setdefault(key, place)
-
-    def get(
-        self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
-    ) -> np.ndarray:
-        """The array made for ``key`` before, or ``make()``; C-contiguous.
-
-        ``sources`` are the weights that ``make`` reads.
-        """
-        array = self._arrays.get(key)
-        if array is None:
-            array = self._arrays.setdefault(key, np.ascontiguousarray(make()))
-            for source in sources:
-                self.done(source)
-        return array
-
-    def finite(self, array: np.ndarray) -> bool:
-        """Whether a weight holds no NaN or Inf; looked at once."""
-        known = self._finite.get(id(array))
-        if known is None:
-            with np.errstate(all="ignore"):
-                # A NaN or Inf makes the sum one; finite elements may, rarely, by overflow.
-                finite = bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
-            known = self._finite[id(array)] = (array, finite)
-        return known[1]
-
-    def done(self, array: np.ndarray) -> None:
-        """Note that a weight was read, and let go of pages once many are resident."""
-        pages = mapping(array)
-        if pages is None:
-            return
-        self._maps[id(pages)] = pages
-        self._read += array.nbytes
-        if self._read >= RELEASE_BYTES:
-            self.release()
-
-    def release(self) -> None:
-        """Let go of the pages of the mapped files that weights were read from."""
-        for pages in self._maps.values():
-            if hasattr(mmap, "MADV_DONTNEED"):
-                pages.madvise(mmap.MADV_DONTNEED)
-        self._maps.clear()
-        self._read = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self._arrays.values())
-
-
-def mapping(array: np.ndarray) -> mmap.mmap | None:
-    """The read-only file mapping that an array views, or None."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        return base.obj if isinstance(base.obj, mmap.mmap) and base.readonly else None
-    return base if isinstance(base, mmap.mmap) and not array.flags.writeable else None
-
-
-def aligned_empty(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """An array that starts at a cache line, its elements not set."""
-    dtype = np.dtype(dtype)
-    nbytes = checked_size(shape, dtype.itemsize)
-    raw = np.empty(nbytes + 64, np.uint8)
-    start = -address(raw) % 64
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy that starts at a cache line."""
-    copy = aligned_empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-def address(array: np.ndarray) -> int:
-    """Where an array's memory begins."""
-    return array.__array_interface__["data"][0]
-
-
-def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """Zeros that start at a cache line."""
-    dtype = np.dtype(dtype)
-    nbytes = checked_size(shape, dtype.itemsize)
-    raw = np.zeros(nbytes + 64, np.uint8)
-    start = -address(raw) % 64
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
 @record
