@@ -291,8 +291,9 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
     wanted = set(roots)
     kept = []
     for node in reversed(nodes):
-        if any(o in wanted for o in node.outputs):
-            wanted.update(i for i in node.inputs if i)
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            wanted.discard("")  # an absent input, not an unwanted output
             kept.append(node)
     return kept[::-1]
 

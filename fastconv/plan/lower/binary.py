@@ -94,6 +94,11 @@ class Value:
     steps: list[int]
     key: Hashable = None
 
+    def __init__(self, place: Place, steps: list[int], key: Hashable = None) -> None:
+        self.place = place
+        self.steps = steps
+        self.key = key
+
 
 def shape_of(low: Lowering, operand: Operand) -> Shape:
     """The logical shape of an operand, which may be an intermediate value of a chain."""
