@@ -1,19 +1,46 @@
 """Classes with named fields that cost next to nothing to define. A leaf.
 
 ``dataclasses`` writes and compiles the methods of each class anew, which takes up to a millisecond
-per class: more than all else that importing this package does. Here all classes share one set of
-methods. ``dataclasses.fields`` and ``dataclasses.replace`` work as usual.
+per class, and importing it takes another two. Here all classes share one set of methods, and what
+``dataclasses.fields`` and ``dataclasses.replace`` look for is made when they first do.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+R = TypeVar("R")
+
+#: Stands for a default that is not there.
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+
+
+class Spec(NamedTuple):
+    """A field: its annotation as text, its default or what makes one, and its metadata."""
+
+    annotation: str
+    default: Any = MISSING
+    default_factory: Any = MISSING
+    metadata: Mapping[str, Any] | None = None
+
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as record
+    from dataclasses import field, replace
 else:
+
+    def field(*, default=MISSING, default_factory=MISSING, repr=True, metadata=None):
+        """What ``dataclasses.field`` is, for records."""
+        return Spec("", default, default_factory, metadata if repr else {"hidden": True})
+
+    def replace(item, /, **changes):
+        """A copy of a record without slots in which some fields, which it has, are others."""
+        new = object.__new__(type(item))
+        values = new.__dict__
+        values.update(item.__dict__)
+        values.update(changes)
+        return new
 
     def record(cls=None, /, *, frozen=False, eq=True, slots=False):
         """Class decorator that stands for ``dataclasses.dataclass``; methods in the class stay.
@@ -30,21 +57,88 @@ else:
             methods["__eq__"] = _eq
             methods["__hash__"] = _hash if frozen else None
         if frozen:
-            methods["__setattr__"] = _refuse
-            methods["__delattr__"] = _refuse
+            methods["__setattr__"] = refuse
+            methods["__delattr__"] = refuse
         for name, method in methods.items():
             if name not in own:
                 setattr(cls, name, method)
-        cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
-        fields = dataclasses.fields(cls)
-        missing = dataclasses.MISSING
-        cls._names = tuple(f.name for f in fields)
-        cls._known = frozenset(cls._names)
-        cls._defaults = {f.name: f.default for f in fields if f.default is not missing}
-        cls._factories = {
-            f.name: f.default_factory for f in fields if f.default_factory is not missing
-        }
-        return cls
+        return with_fields(cls, slots)
+
+
+def with_fields(cls: type[R], slots: bool = False) -> type[R]:
+    """The class, with what its annotations say of its fields; a new class if it is to have slots.
+
+    Gives it ``_specs`` (name → :class:`Spec`), ``_names``, ``_known``, ``_defaults`` and
+    ``_factories``, those of its bases included.
+    """
+    own = vars(cls)
+    found: dict[str, Spec] = {}
+    for base in reversed(cls.__mro__[1:]):
+        found.update(vars(base).get("_specs", ()))
+    clear = []
+    for name, annotation in cls.__annotations__.items():
+        annotation = str(annotation)
+        if "ClassVar" in annotation:
+            continue
+        default = own.get(name, MISSING)
+        if isinstance(default, Spec):
+            clear.append((name, default.default))
+            default = Spec(annotation, *default[1:])
+        else:
+            default = Spec(annotation, default)
+        found[name] = default
+    names = tuple(found)
+    extra: dict[str, Any] = {
+        "_specs": found,
+        "_names": names,
+        "_known": frozenset(names),
+        "_defaults": {n: s.default for n, s in found.items() if s.default is not MISSING},
+        "_factories": {
+            n: s.default_factory for n, s in found.items() if s.default_factory is not MISSING
+        },
+        "__match_args__": names,
+        "__dataclass_fields__": _Later("__dataclass_fields__"),
+        "__dataclass_params__": _Later("__dataclass_params__"),
+    }
+    if slots:
+        body = {k: v for k, v in own.items() if k not in found}
+        for name in ("__dict__", "__weakref__"):
+            body.pop(name, None)
+        body.update(extra, __slots__=names)
+        meta: Any = type(cls)
+        made: type[R] = meta(cls.__name__, cls.__bases__, body)
+        return made
+    for name, default in clear:
+        if default is MISSING:
+            delattr(cls, name)
+        else:
+            type.__setattr__(cls, name, default)
+    for name, value in extra.items():
+        type.__setattr__(cls, name, value)
+    return cls
+
+
+class _Later:
+    """What ``dataclasses`` keeps in a class, made when it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        import dataclasses
+
+        body: dict[str, Any] = {"__annotations__": {}}
+        for name, spec in owner._specs.items():
+            given = {
+                k: v
+                for k, v in (("default", spec.default), ("default_factory", spec.default_factory))
+                if v is not MISSING
+            }
+            body["__annotations__"][name] = spec.annotation
+            body[name] = dataclasses.field(**given, metadata=spec.metadata)
+        twin = type(owner.__name__, (), {**body, "__doc__": "", "__module__": owner.__module__})
+        twin = dataclasses.dataclass(init=False, repr=False, eq=False)(twin)
+        return getattr(twin, self.name)
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -84,13 +178,15 @@ def _fill(self: Any, values: dict[str, Any], args: tuple[Any, ...], kwargs: dict
             + (f"; missing: {', '.join(missing)}" if missing else "")
             + (f"; unknown: {', '.join(extra)}" if extra else "")
         )
-    twice = [n for n in names[: len(args)] if n in kwargs]
-    if twice:
-        raise TypeError(f"{type(self).__name__} got {twice[0]!r} twice")
+    if args and kwargs:
+        twice = [n for n in names[: len(args)] if n in kwargs]
+        if twice:
+            raise TypeError(f"{type(self).__name__} got {twice[0]!r} twice")
 
 
 def _repr(self: Any) -> str:
-    pairs = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
+    shown = (n for n, s in self._specs.items() if not (s.metadata and s.metadata.get("hidden")))
+    pairs = (f"{n}={getattr(self, n)!r}" for n in shown)
     return f"{type(self).__name__}({', '.join(pairs)})"
 
 
@@ -105,8 +201,11 @@ def _hash(self: Any) -> int:
     return hash(tuple([values[n] for n in self._names]))
 
 
-def _refuse(self: Any, name: str, *_: Any) -> None:
+def refuse(self: Any, name: str, *_: Any) -> None:
+    """What setting or deleting a field of a frozen record does."""
+    import dataclasses
+
     raise dataclasses.FrozenInstanceError(f"cannot change {name!r}")
 
 
-__all__ = ["record"]
+__all__ = ["MISSING", "Spec", "field", "record", "refuse", "replace", "with_fields"]

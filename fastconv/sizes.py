@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import cache
+from math import prod
 
 from .errors import MemoryLimitError
 
@@ -27,6 +28,9 @@ def checked_size(shape: Iterable[int], itemsize: int = 1, what: str = "tensor") 
         MemoryLimitError: a dimension is negative, or the product passes ``MAX_BYTES``.
     """
     shape = tuple(shape)
+    total = prod(shape, start=itemsize)
+    if 0 < total <= MAX_BYTES and (not shape or min(shape) > 0):
+        return total
     total = itemsize
     empty = False
     for d in shape:

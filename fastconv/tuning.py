@@ -12,7 +12,6 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from . import knobs
 from .errors import OptionError
 from .graph import Graph
 from .kernels import cpu_isas
+from .records import field, record
 from .threads import cpu_name
 
 #: Version of the file's form.
@@ -36,7 +36,7 @@ class TuneWarning(UserWarning):
     """A file of tuned choices is ignored; the model runs with estimated ones."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Tuned:
     """The choices of one file.
 

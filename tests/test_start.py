@@ -5,6 +5,8 @@ import mmap
 import pickle
 import subprocess
 import sys
+from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -14,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 import fastconv
 from fastconv import kernels
 from fastconv.lazy import LazyTable
-from fastconv.plan.lowering import PackCache, mapping
-from fastconv.records import record
+from fastconv.plan.packing import PackCache, address, aligned_zeros, mapping
+from fastconv.records import field, record, replace
 
 RNG = np.random.default_rng(5)
 WEIGHT = RNG.standard_normal((64, 32, 3, 3), dtype=np.float32)
@@ -211,3 +213,74 @@ def test_records_are_like_dataclasses():
             bad()
     with pytest.raises(dataclasses.FrozenInstanceError):
         Point(1).x = 3
+    assert [f.name for f in dataclasses.fields(Point)] == ["x", "y"]
+    assert replace(Point(1), y=5) == Point(1, 5)
+
+
+def test_records_inherit_fields_and_have_slots_where_asked():
+    @record
+    class Base:
+        x: int
+        kind: ClassVar[str] = "base"
+        names: list = field(default_factory=list)
+
+    @record
+    class Child(Base):
+        y: int = 3
+
+    child = Child(1)
+    assert (child.x, child.names, child.y) == (1, [], 3)
+    assert child.names is not Child(1).names
+    assert [f.name for f in dataclasses.fields(Child)] == ["x", "names", "y"]
+
+    @record(eq=False, slots=True)
+    class Small:
+        x: int = 1
+        hidden: int = field(default=2, repr=False)
+
+    assert not hasattr(Small(), "__dict__")
+    assert repr(Small(5)).endswith("Small(x=5)")
+    assert dataclasses.replace(Small(5), hidden=7).hidden == 7
+
+
+def test_loading_and_planning_need_no_dataclasses(tmp_path):
+    """They would be a tenth of the time from the start of a process to the first result."""
+    path = str(conv_model(tmp_path / "m.onnx", 0))
+    code = (
+        "import sys, numpy, fastconv\n"
+        f"fastconv.load({path!r}).prepare({{'x': (1, 32, 8, 8)}})\n"
+        "sys.exit('dataclasses' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("isa", kernels.runnable_isas())
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize(
+    ("filters", "taps", "channels", "block"),
+    [(70, 1, 53, 0), (64, 1, 16, 0), (33, 1, 100, 32), (40, 9, 20, 0), (1, 1, 1, 0)],
+)
+def test_weights_are_packed_from_any_alignment(isa, shift, filters, taps, channels, block):
+    nr = kernels.constants(isa)["NR"]
+    raw = np.zeros(filters * channels * taps * 4 + shift, np.uint8)
+    w = raw[shift:].view(np.float32).reshape(filters, channels, taps)
+    w[...] = RNG.standard_normal(w.shape)
+    per = block or channels
+    panels, blocks = -(-filters // nr), -(-channels // per)
+    out = np.full((panels, blocks, taps, per, nr), np.nan, np.float32)
+    kernels.packing(isa).pack_filters(np.moveaxis(w, 1, -1), 1, out, block)
+    want = np.zeros((panels * nr, blocks * per, taps), np.float32)
+    want[:filters, :channels] = w
+    want = want.reshape(panels, nr, blocks, per, taps).transpose(0, 2, 4, 3, 1)
+    np.testing.assert_array_equal(out, want)
+
+
+def test_packed_weights_share_huge_pages_and_start_at_cache_lines():
+    packs = PackCache()
+    made = [packs.get(k, lambda: aligned_zeros((300_000,))) for k in range(12)]
+    starts = sorted(address(a) for a in made)
+    assert all(s % 64 == 0 for s in starts)
+    assert all(b - a >= 300_000 * 4 for a, b in pairwise(starts))
+    assert not any(a.any() for a in made)
+    made[3][:] = 1
+    assert not any(a.any() for k, a in enumerate(made) if k != 3)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from ..errors import FastconvError, ModelError
-from ..records import record
+from ..records import field, record
 from .op import Op
 from .symbols import Dim, is_static
 

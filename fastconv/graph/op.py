@@ -9,35 +9,28 @@ lowering in ``plan/lower`` and, for speed, a kernel.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..errors import ShapeError
 from ..lazy import LazyTable, importer
+from ..records import Spec, refuse, with_fields
+from .symbols import is_static
 
 if TYPE_CHECKING:
+    from dataclasses import dataclass as base
+
     from .core import TensorType
+else:
+
+    def base(**_):
+        """What type checkers take for ``dataclass``."""
+        return fields_only
 
 
 C = TypeVar("C", bound=type)
-
-
-@cache
-def field_defaults(
-    cls: type[Any],
-) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Callable[[], Any]]]:
-    """A dataclass's fields in order, their defaults, and what makes a default."""
-    missing = dataclasses.MISSING
-    fields = [f for f in dataclasses.fields(cls) if f.init]
-    return (
-        tuple(f.name for f in fields),
-        {f.name: f.default for f in fields if f.default is not missing},
-        {f.name: f.default_factory for f in fields if f.default_factory is not missing},
-    )
 
 
 def fields_only(cls: C) -> C:
@@ -46,10 +39,11 @@ def fields_only(cls: C) -> C:
     ``dataclasses`` would compile six methods for each of some two hundred classes, which is most of
     the time that importing them takes.
     """
-    return dataclasses.dataclass(init=False, repr=False, eq=False)(cls)  # type: ignore[return-value]
+    with_fields(cls)
+    return cls
 
 
-@dataclasses.dataclass(init=False, repr=False, eq=False)  # fields_only, for type checkers
+@base(init=False, repr=False, eq=False)
 class Op:
     """Base of all operators. Attributes of the ONNX operator are dataclass fields.
 
@@ -68,13 +62,18 @@ class Op:
     deterministic: ClassVar[bool] = True
     dynamic: ClassVar[bool] = False
     control: ClassVar[bool] = False
+    # What ``fields_only`` finds out.
+    _specs: ClassVar[Mapping[str, Spec]]
+    _names: ClassVar[tuple[str, ...]]
+    _defaults: ClassVar[Mapping[str, Any]]
+    _factories: ClassVar[Mapping[str, Callable[[], Any]]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        names, defaults, factories = field_defaults(type(self))  # type: ignore[arg-type]  # mypy looks at instances
+        names, factories = self._names, self._factories
         if len(args) > len(names):
             raise TypeError(f"{type(self).__name__} takes at most {len(names)} attributes")
         values = self.__dict__
-        values.update(defaults)
+        values.update(self._defaults)
         given = dict(zip(names, args))
         for name, value in kwargs.items():
             if name in given or name not in names:
@@ -88,17 +87,17 @@ class Op:
             values.update((n, make()) for n, make in factories.items() if n not in given)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}")
+        refuse(self, name)
 
     def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
+        refuse(self, name)
 
     def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))
+        return tuple([getattr(self, n) for n in self._names])
 
     def __repr__(self) -> str:
-        pairs = zip(dataclasses.fields(self), self._values())
-        return f"{type(self).__name__}({', '.join(f'{f.name}={v!r}' for f, v in pairs)})"
+        pairs = zip(self._names, self._values())
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in pairs)})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -215,6 +214,9 @@ def broadcast(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     Raises:
         ShapeError: two sizes differ and neither is 1.
     """
+    first = shapes[0] if shapes else ()
+    if shapes.count(first) == len(shapes) and is_static(first):
+        return tuple(first)
     rank = max((len(s) for s in shapes), default=0)
     result: list[Any] = []
     for k in range(rank):

@@ -32,6 +32,21 @@ class Window:
     pads: tuple[int, ...]
     output: tuple[Any, ...]
 
+    def __init__(
+        self,
+        kernel_shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dilations: tuple[int, ...],
+        pads: tuple[int, ...],
+        output: tuple[Any, ...],
+    ) -> None:
+        values = self.__dict__
+        values["kernel_shape"] = kernel_shape
+        values["strides"] = strides
+        values["dilations"] = dilations
+        values["pads"] = pads
+        values["output"] = output
+
 
 def check_window(
     rank: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from .. import formats
 from ..errors import FastconvError, ModelError, UnsupportedError
 from ..graph import REGISTRY, Graph, Node, Op, Sym, TensorType
+from ..records import MISSING
 from .adapt import ADAPTATIONS, Draft, adapt
 from .defs import Attr, FunctionDef, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef, ValueDef
 from .foreign import Foreign, captures, free_names
@@ -38,12 +38,12 @@ READERS: dict[str, tuple[str, ...]] = {
 def schema(cls: type[Op]) -> dict[str, tuple[tuple[str, ...], str, bool]]:
     """The ONNX attributes of an operator: name → (attribute types, Python type, required)."""
     result = {}
-    for f in dataclasses.fields(cls):
-        if f.metadata.get("internal"):
+    for name, spec in cls._specs.items():
+        if spec.metadata and spec.metadata.get("internal"):
             continue
-        kind = str(f.type).removesuffix(" | None")
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        result[f.name] = (READERS[kind], kind, required)
+        kind = spec.annotation.removesuffix(" | None")
+        required = spec.default is MISSING and spec.default_factory is MISSING
+        result[name] = (READERS[kind], kind, required)
     return result
 
 
@@ -478,7 +478,9 @@ class Builder:
                 graphs = [self._renamed_graph(g, rename, prefix, values) for g in graphs]
                 a = Attr(a.name, a.type, graphs if a.type == "GRAPHS" else graphs[0])
             attributes[a.name] = a
-        return dataclasses.replace(
+        from dataclasses import replace
+
+        return replace(
             n,
             name=f"{prefix}/{n.name or n.op_type}",
             inputs=tuple(name(i) for i in n.inputs),
@@ -495,8 +497,10 @@ class Builder:
         inner = {k: v for k, v in rename.items() if k not in own}
         inner.update((k, k) for k in own)
         nodes = [self._renamed(n, inner, prefix, values) for n in g.nodes]
-        outputs = [dataclasses.replace(v, name=inner.get(v.name, v.name)) for v in g.outputs]
-        return dataclasses.replace(g, nodes=nodes, outputs=outputs)
+        from dataclasses import replace
+
+        outputs = [replace(v, name=inner.get(v.name, v.name)) for v in g.outputs]
+        return replace(g, nodes=nodes, outputs=outputs)
 
 
 def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:

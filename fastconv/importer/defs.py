@@ -7,12 +7,11 @@ values are Python values. The structures compare by identity, as arrays have no 
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
 
-from ..records import record
+from ..records import field, record
 
 #: ``TensorProto.DataType`` numbers and their names.
 DATA_TYPES: dict[int, str] = {

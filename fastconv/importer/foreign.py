@@ -5,7 +5,6 @@ The onnx package is imported when such an operator first runs, and only then.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..errors import ModelError, UnsupportedError
 from ..formats import NAMES, narrowed, widened
 from ..graph import Op, TensorType
 from ..graph.op import fields_only
+from ..records import field
 from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
 from .tensors import to_array
 
@@ -35,7 +35,7 @@ class Foreign(Op):
     model: Model
     opsets: dict[str, int]
     captured: tuple[str, ...] = ()
-    formats: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    formats: Mapping[str, int] = field(default_factory=dict)
 
     __hash__ = object.__hash__
 

@@ -166,6 +166,7 @@ def constants(isa: str | None = None) -> Mapping[str, int]:
     return importlib.import_module(f"{__name__}.{isa}.conv").CONSTANTS
 
 
+@cache
 def packing(isa: str | None = None) -> Any:
     """The module of one build that packs weights: ``pack_filters`` and ``transform_filters``."""
     isa = isa or chosen_isa()

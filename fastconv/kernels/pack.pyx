@@ -18,19 +18,57 @@ from fastconv.kernels.simd cimport VW
 cdef extern from * nogil:
     """
     #include <string.h>
+    #include "simd.h"
+    #if defined(__has_builtin)
+    #if __has_builtin(__builtin_shufflevector)
+    #define PACK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+    #endif
+    #endif
+    #ifndef PACK_SHUFFLE
+    #define PACK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+    #endif
+    /* Lanes of half k of a and b interleaved. */
+    #define PACK_L(k, l) (k) * VW / 2 + (l), VW + (k) * VW / 2 + (l)
+    #define PACK_L4(k, l) PACK_L(k, l), PACK_L(k, l + 1)
+    #define PACK_L8(k, l) PACK_L4(k, l), PACK_L4(k, l + 2)
+    #if VW == 16
+    #define PACK_LANES(k) PACK_L8(k, 0), PACK_L8(k, 4)
+    #elif VW == 8
+    #define PACK_LANES(k) PACK_L8(k, 0)
+    #else
+    #define PACK_LANES(k) PACK_L4(k, 0)
+    #endif
+
     static inline float fastconv_load(const char *p) {
         float f;
         memcpy(&f, p, sizeof f);
         return f;
     }
+
+    /* VW rows of VW floats, `stride` bytes apart at any alignment, to columns NR floats apart.
+       Interleaving the first half of the rows with the second turns the bits of an element's
+       (row, lane) left by one; as often as a lane has bits, it has swapped the two. */
+    static inline void fastconv_turn(const char *x, int64_t stride, float *y) {
+        vf a[VW], b[VW];
+        for (int i = 0; i < VW; i++) memcpy(&a[i], x + i * stride, sizeof(vf));
+        for (int m = 1; m < VW; m *= 2) {
+            for (int i = 0; i < VW / 2; i++) {
+                b[2 * i] = PACK_SHUFFLE(a[i], a[i + VW / 2], PACK_LANES(0));
+                b[2 * i + 1] = PACK_SHUFFLE(a[i], a[i + VW / 2], PACK_LANES(1));
+            }
+            for (int i = 0; i < VW; i++) a[i] = b[i];
+        }
+        for (int i = 0; i < VW; i++) memcpy(y + i * 2 * VW, &a[i], sizeof(vf));
+    }
     """
     float fastconv_load(const char* p)
+    void fastconv_turn(const char* x, int64_t stride, float* y)
 
 cdef enum:
     NR = 2 * VW         # filters of a panel
     MAX_TILE = 10       # points on a side of a Winograd tile
     MAX_KERNEL = 7      # taps on a side
-    BLOCK = 64          # rows of a panel that are filled together: they stay in the first cache
+    BLOCK = 64         # rows of a panel that are filled together: they stay in the first cache
 
 
 cdef struct Strided:
@@ -58,6 +96,12 @@ cdef void fill(
     """Filters from ``f0``, ``cols`` of them, channels c0 to end: y[tap][rows][NR], zeros beyond."""
     cdef int64_t taps = s.shape[1], step = max(1, BLOCK // max(1, taps)), a = c0, c, b, t, j
     cdef const char* x
+    if taps == 1 and s.strides[2] == 4 and cols == NR:
+        while a + VW <= end:
+            x = s.data + f0 * s.strides[0] + a * 4
+            fastconv_turn(x, s.strides[0], y + (a - c0) * NR)
+            fastconv_turn(x + VW * s.strides[0], s.strides[0], y + (a - c0) * NR + VW)
+            a += VW
     while a < end:
         b = min(a + step, end)
         for j in range(cols):

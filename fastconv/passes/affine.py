@@ -6,12 +6,12 @@ in float64 and rounded to float32 once.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from ..graph import REGISTRY, Graph, Node
+from ..records import replace
 from .match import C, Match, P, Replacement, Rule, rewrite
 from .unary import is_float32
 
@@ -101,7 +101,7 @@ def _fold(m: Match, factor: np.ndarray, shift: np.ndarray) -> Replacement | None
     if bn or np.any(shift != 0):
         inputs.append(m.const(bn or f"{node.name}.bias", total))
     if name == "Gemm":
-        op = dataclasses.replace(op, beta=1.0)  # type: ignore[call-arg]
+        op = replace(op, beta=1.0)  # type: ignore[call-arg]
     elif name == "MatMul":  # with a bias it is Gemm
         op = REGISTRY["", "Gemm"]()
     return Replacement(op, inputs, node)
@@ -218,7 +218,7 @@ def _pad_into_conv(m: Match) -> Replacement | None:
         return None
     new = [own[k] + before.get(k + 2, 0) for k in range(n)]
     new += [own[n + k] + after.get(k + 2, 0) for k in range(n)]
-    op = dataclasses.replace(op, pads=tuple(new), auto_pad="NOTSET")
+    op = replace(op, pads=tuple(new), auto_pad="NOTSET")
     return Replacement(op, [m["x"], *conv.inputs[1:]])
 
 

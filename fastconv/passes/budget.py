@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+
+from ..records import field, record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Change:
     """One change to a graph.
 
@@ -33,7 +34,7 @@ class Change:
         return f"{what} on {', '.join(map(repr, self.nodes))}" if self.nodes else what
 
 
-@dataclass
+@record
 class Budget:
     """Changes that may still be made, and those that were.
 

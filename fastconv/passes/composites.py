@@ -6,12 +6,12 @@ ONNX LayerNormalization-17.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
 from ..graph import REGISTRY, Graph, Node
+from ..records import replace
 from .affine import rounded
 from .match import C, Match, Or, P, Replacement, Rule, rewrite
 from .types import same_dim
@@ -62,7 +62,7 @@ def _transposes(m: Match) -> Replacement | str | None:
     both = tuple(first[k] for k in second)
     if both == tuple(range(len(both))):
         return m["x"]
-    return Replacement(dataclasses.replace(m.root.op, perm=both), [m["x"]])  # type: ignore[call-arg]
+    return Replacement(replace(m.root.op, perm=both), [m["x"]])  # type: ignore[call-arg]
 
 
 def _keeps(node: Node) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ..graph import Graph, Op
+from ..records import replace
 from .match import Act, Match, P, Replacement, Rule, rewrite
 from .types import same_shape
 from .unary import is_float32
@@ -12,9 +11,8 @@ from .unary import is_float32
 
 def takes_activation(op: Op) -> bool:
     """Whether passes may give the operator an activation, and it has none yet."""
-    fields = {f.name: f for f in dataclasses.fields(op)}
-    field = fields.get("activation")
-    internal = field is not None and bool(field.metadata.get("internal"))
+    spec = op._specs.get("activation")
+    internal = spec is not None and bool(spec.metadata and spec.metadata.get("internal"))
     return internal and op.activation is None  # type: ignore[attr-defined]
 
 
@@ -23,7 +21,7 @@ def _into_producer(m: Match) -> Replacement | None:
     node = m.nodes["p"]
     if not takes_activation(node.op) or not is_float32(m.graph, m["p"], *node.inputs[:1]):
         return None
-    op = dataclasses.replace(node.op, activation=m.acts["act"])  # type: ignore[call-arg]
+    op = replace(node.op, activation=m.acts["act"])  # type: ignore[call-arg]
     return Replacement(op, node.inputs, node)
 
 

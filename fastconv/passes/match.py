@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from ..graph import Graph, Node, Op, TensorType
 from ..graph.activation import Activation
 from ..graph.ops.elementwise import Unary
-from ..records import record
+from ..records import field, record
 from .budget import current
 from .unary import VARIABLE, as_activation, scalar_of
 

@@ -15,12 +15,12 @@ for each float. ``plan/lower/winograd.py`` has these as constants.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from ..graph import Node
+from ..records import field, record
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Decision:
     """One choice that was made while planning.
 
@@ -44,7 +44,7 @@ class Decision:
         return cheapest(self.costs)
 
 
-@dataclass
+@record
 class Choices:
     """What decides between alternatives.
 
@@ -82,7 +82,7 @@ class Choices:
 
 def cheapest(costs: Mapping[str, float]) -> str:
     """The name with the least cost; the first of equals."""
-    return min(costs, key=lambda name: costs[name])
+    return min(costs, key=costs.__getitem__)
 
 
 def decision_key(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..graph import Graph, Node, Op, TensorType
 from ..lazy import LazyTable, importer
-from ..records import record
+from ..records import field, record, replace
 from ..sizes import checked_size
 from .choice import Choices
 from .memory import (
@@ -27,6 +25,10 @@ from .memory import (
     Buffer,
     Place,
 )
+from .packing import PackCache, address, aligned_copy
+from .packing import aligned_empty as aligned_empty  # what lowerings pack with
+from .packing import aligned_zeros as aligned_zeros
+from .packing import mapping as mapping
 from .slices import Slice
 
 F32 = np.dtype(np.float32)
@@ -54,6 +56,28 @@ class Step:
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
 
+    def __init__(
+        self,
+        kernel: str,
+        node: Node | None,
+        params: Mapping[str, Any],
+        places: list[Place | None],
+        threads: int = 1,
+        macs: int = 0,
+        pieces: int = 1,
+        function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None,
+        n_outputs: int = 1,
+    ) -> None:
+        self.kernel = kernel
+        self.node = node
+        self.params = params
+        self.places = places
+        self.threads = threads
+        self.macs = macs
+        self.pieces = pieces
+        self.function = function
+        self.n_outputs = n_outputs
+
 
 LowerFunction = Callable[["Lowering", Node], Any]
 
@@ -61,10 +85,17 @@ LowerFunction = Callable[["Lowering", Node], Any]
 class Lowerings(LazyTable[type[Op], LowerFunction]):
     """Operator class → function. Classes inherit it; families are imported when needed."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._known: dict[type[Op], LowerFunction] = {}  # what ``get`` found before
+
     def get(  # type: ignore[override]
         self, cls: type[Op], default: LowerFunction | None = None
     ) -> LowerFunction | None:
         """The function for an operator: its own, else that of its nearest base."""
+        known = self._known.get(cls)
+        if known is not None:
+            return known
         family = self._where(cls)
         if family is not None:
             self._load(family)
@@ -72,7 +103,18 @@ class Lowerings(LazyTable[type[Op], LowerFunction]):
         if found is None and not self._complete:
             self.complete()
             found = self._inherited(cls)
-        return default if found is None else found
+        if found is None:
+            return default
+        self._known[cls] = found
+        return found
+
+    def __setitem__(self, cls: type[Op], function: LowerFunction) -> None:
+        super().__setitem__(cls, function)
+        self._known.clear()
+
+    def __delitem__(self, cls: type[Op]) -> None:
+        super().__delitem__(cls)
+        self._known.clear()
 
     def _inherited(self, cls: type[Op]) -> LowerFunction | None:
         return next(
@@ -113,111 +155,6 @@ def lowers(*classes: type[Op]) -> Callable[[LowerFunction], LowerFunction]:
         return function
 
     return enter
-
-
-#: Mapped weights whose pages may be resident before they are let go of.
-RELEASE_BYTES = 4 << 20
-
-
-class PackCache:
-    """Packed weights by key, shared by all plans of a model.
-
-    Weights are read once, to be packed, and mostly lie in a mapped file. Their pages are let go of
-    after that, so that weights take memory once; should they be needed again (by a plan of other
-    kernels, or to be shown) the system reads them again.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: dict[Hashable, np.ndarray] = {}
-        self._finite: dict[int, tuple[np.ndarray, bool]] = {}
-        self._maps: dict[int, mmap.mmap] = {}
-        self._read = 0
-
-    def get(
-        self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
-    ) -> np.ndarray:
-        """The array made for ``key`` before, or ``make()``; C-contiguous.
-
-        ``sources`` are the weights that ``make`` reads.
-        """
-        array = self._arrays.get(key)
-        if array is None:
-            array = self._arrays.setdefault(key, np.ascontiguousarray(make()))
-            for source in sources:
-                self.done(source)
-        return array
-
-    def finite(self, array: np.ndarray) -> bool:
-        """Whether a weight holds no NaN or Inf; looked at once."""
-        known = self._finite.get(id(array))
-        if known is None:
-            with np.errstate(all="ignore"):
-                # A NaN or Inf makes the sum one; finite elements may, rarely, by overflow.
-                finite = bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
-            known = self._finite[id(array)] = (array, finite)
-        return known[1]
-
-    def done(self, array: np.ndarray) -> None:
-        """Note that a weight was read, and let go of pages once many are resident."""
-        pages = mapping(array)
-        if pages is None:
-            return
-        self._maps[id(pages)] = pages
-        self._read += array.nbytes
-        if self._read >= RELEASE_BYTES:
-            self.release()
-
-    def release(self) -> None:
-        """Let go of the pages of the mapped files that weights were read from."""
-        for pages in self._maps.values():
-            if hasattr(mmap, "MADV_DONTNEED"):
-                pages.madvise(mmap.MADV_DONTNEED)
-        self._maps.clear()
-        self._read = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.nbytes for a in self._arrays.values())
-
-
-def mapping(array: np.ndarray) -> mmap.mmap | None:
-    """The read-only file mapping that an array views, or None."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        return base.obj if isinstance(base.obj, mmap.mmap) and base.readonly else None
-    return base if isinstance(base, mmap.mmap) and not array.flags.writeable else None
-
-
-def aligned_empty(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """An array that starts at a cache line, its elements not set."""
-    dtype = np.dtype(dtype)
-    nbytes = checked_size(shape, dtype.itemsize)
-    raw = np.empty(nbytes + 64, np.uint8)
-    start = -address(raw) % 64
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy that starts at a cache line."""
-    copy = aligned_empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-def address(array: np.ndarray) -> int:
-    """Where an array's memory begins."""
-    return array.__array_interface__["data"][0]
-
-
-def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> np.ndarray:
-    """Zeros that start at a cache line."""
-    dtype = np.dtype(dtype)
-    nbytes = checked_size(shape, dtype.itemsize)
-    raw = np.zeros(nbytes + 64, np.uint8)
-    start = -address(raw) % 64
-    return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
 @record
@@ -279,13 +216,14 @@ class Lowering:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The concrete logical shape of a value."""
-        shape = self.types[name].shape if name not in self.known else self.known[name].shape
-        return tuple(int(d) for d in shape)  # type: ignore[arg-type, union-attr]
+        array = self.known.get(name)
+        return self.types[name].shape if array is None else array.shape  # type: ignore[return-value]
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The element type of a value."""
-        if name in self.known:
-            return self.known[name].dtype
+        array = self.known.get(name)
+        if array is not None:
+            return array.dtype
         dtype = self.types[name].dtype
         assert dtype is not None
         return dtype
@@ -296,7 +234,10 @@ class Lowering:
 
     def all_float32(self, *names: str) -> bool:
         """Whether every named value ("" ignored) is float32."""
-        return all(self.dtype(n) == F32 for n in names if n)
+        for n in names:  # noqa: SIM110  (asked for every node: no generator)
+            if n and self.dtype(n) != F32:
+                return False
+        return True
 
     # Where values live.
 
@@ -499,6 +440,10 @@ class Lowering:
         Names of values in ``key`` say what it is made of: a value that was computed for this plan's
         shapes alone is packed for this plan alone.
         """
+        place = self.packs.places.get((self.isa, *key))
+        if place is not None:
+            self.keep.append(place.buffer.array)  # type: ignore[arg-type]
+            return place
         sources = []
         for k in key:
             array = self.known.get(k) if isinstance(k, str) else None
@@ -507,7 +452,9 @@ class Lowering:
             if k not in self.graph.consts:
                 return self.constant(make())
             sources.append(array)
-        return self.constant(self.packs.get((self.isa, *key), make, sources))
+        place = self.packs.place((self.isa, *key), make, sources)
+        self.keep.append(place.buffer.array)  # type: ignore[arg-type]
+        return place
 
     # What is to be done.
 
@@ -558,9 +505,14 @@ class Lowering:
         )
 
     def _touch(self, places: list[Place | None]) -> None:
+        step = len(self.steps)
         for p in places:
             if p is not None:
-                p.buffer.touch(len(self.steps))
+                b = p.buffer
+                if b.kind == ARENA:
+                    if b.first < 0:
+                        b.first = step
+                    b.last = step
 
     def choose(self, kind: str, costs: Mapping[str, float]) -> str:
         """Which of several ways to compute the node in hand, named in ``costs``.
@@ -580,8 +532,7 @@ class Lowering:
 
 def cut(threads: int, work: int, units: int | None, places: Sequence[Place | None]) -> int:
     """Into how many pieces a step is cut for its threads."""
-    parts = [p.buffer.parts for p in places if p is not None]
-    if threads == 1 or 0 in parts:
+    if threads == 1 or 0 in [p.buffer.parts for p in places if p is not None]:
         return threads
     each = min(PIECES, work // (PIECE_WORK * threads))
     if units is not None:
@@ -594,8 +545,10 @@ def sharing(step: Step) -> tuple[int, int, int, int]:
 
     ``scratch`` is which of its buffers has a part for every thread, of ``size`` bytes; -1 for none.
     """
+    if step.threads == 1:
+        return 1, step.pieces, -1, 0
     for i, p in enumerate(step.places):
-        if p is not None and p.buffer.parts == step.threads > 1:
+        if p is not None and p.buffer.parts == step.threads:
             return step.threads, step.pieces, i, p.buffer.nbytes // step.threads
     return step.threads, step.pieces, -1, 0
 
@@ -608,7 +561,9 @@ def reference(place: Place | None) -> tuple[int, int]:
     if b.kind == ARENA:
         return ARENA, b.offset + place.start
     if b.kind == CONST:
-        assert b.array is not None
-        return CONST, address(b.array) + place.start
+        if b.offset < 0:
+            assert b.array is not None
+            b.offset = address(b.array)
+        return CONST, b.offset + place.start
     assert place.start == 0
     return EXTERNAL, b.index

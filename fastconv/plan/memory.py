@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from bisect import insort
 from typing import Any
 
 import numpy as np
 
 from ..errors import MemoryLimitError
-from ..records import record
+from ..records import field, record
 from ..sizes import checked_size
 
 #: Every arena buffer starts at a multiple of this many bytes (a cache line, an AVX-512 vector).
@@ -26,7 +26,9 @@ class Buffer:
         kind: ``ARENA`` (of the run), ``CONST`` (``array``) or ``EXTERNAL`` (the caller's array
             number ``index``).
         nbytes: its size.
-        first, last: the first and last step that touch it; ``offset`` follows from them.
+        first, last: of arena memory, the first and last step that touch it; ``offset`` follows
+            from them.
+        offset: where it begins: in the arena, or the address of a constant once somebody asked.
         parts: for scratch memory, how many threads have an equal part of it each: 1 when all of
             them use it together, 0 when only the kernel knows. None for anything else.
     """
@@ -49,6 +51,7 @@ class Buffer:
         first: int = -1,
         last: int = -1,
         offset: int = -1,
+        parts: int | None = None,
     ) -> None:
         self.kind = kind
         self.nbytes = nbytes
@@ -57,6 +60,7 @@ class Buffer:
         self.first = first
         self.last = last
         self.offset = offset
+        self.parts = parts
 
     def touch(self, step: int) -> None:
         if self.first < 0:
@@ -141,23 +145,21 @@ class Arena:
             MemoryLimitError: the arena would pass ``limit`` bytes.
         """
         total = 0
-        placed: list[Buffer] = []
+        placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last; by offset
         live = [b for b in self.buffers if b.first >= 0]
         for b in sorted(live, key=lambda b: (-b.nbytes, b.first)):
             size = -(-max(b.nbytes, 1) // ALIGN) * ALIGN
-            taken = sorted(
-                (o.offset, o.offset + -(-max(o.nbytes, 1) // ALIGN) * ALIGN)
-                for o in placed
-                if o.first <= b.last and b.first <= o.last
-            )
+            first, last = b.first, b.last
             offset = 0
-            for lo, hi in taken:
-                if offset + size <= lo:
-                    break
-                offset = max(offset, hi)
+            for lo, hi, begin, end in placed:
+                if begin <= last and first <= end:
+                    if offset + size <= lo:
+                        break
+                    if hi > offset:
+                        offset = hi
             b.offset = offset
             total = max(total, offset + size)
-            placed.append(b)
+            insort(placed, (offset, offset + size, first, last))
         if limit is not None and total > limit:
             raise MemoryLimitError(
                 f"activations need {total} bytes for these input shapes; the limit is {limit}"

@@ -78,7 +78,10 @@ def make_plan(
         ShapeError: shapes do not fit together; names the node, the operator and the shapes.
         MemoryLimitError: the activations would pass ``memory_limit`` bytes.
     """
-    types: dict[str, TensorType] = dict(inputs)
+    types: dict[str, TensorType] = {}
+    for name, t in inputs.items():
+        sizes = None if t.shape is None else tuple([int(d) for d in t.shape])  # type: ignore[arg-type]
+        types[name] = TensorType(t.dtype, sizes)
     known: dict[str, np.ndarray] = dict(graph.consts)
     limit = memory_limit or machine_memory()
     ready, late = resolve(graph, types, known, limit)
@@ -93,8 +96,7 @@ def make_plan(
         t = inputs[name]
         if t.dtype is None or t.shape is None:
             continue  # no tensor: only nodes that run in Python read it
-        shape = tuple(int(d) for d in t.shape)  # type: ignore[arg-type]
-        place = Place(low.external(name, 0), 0, shape, t.dtype)
+        place = Place(low.external(name, 0), 0, low.shape(name), t.dtype)
         low.places[name, PLAIN] = place
     live = _live(ready, results)
     low.slices = _slices(low, live, set(inputs))
@@ -160,26 +162,38 @@ def resolve(
             known.update(consts)
             graph.consts.update(consts)
             continue
-        if any(i and i not in known and i not in types for i in node.inputs):
+        ins: list[TensorType | None] = []
+        values: list[np.ndarray | None] = []
+        constant = True
+        for i in node.inputs:
+            if not i:
+                ins.append(None)
+                values.append(None)
+                continue
+            array = known.get(i)
+            values.append(array)
+            if array is not None:
+                t: TensorType | None = TensorType(array.dtype, array.shape)
+            else:
+                t = types.get(i)
+                constant = False
+                if t is None or t.dtype is None:
+                    break  # it reads what is late, or a sequence or an optional value
+            ins.append(t)
+        if len(ins) < len(node.inputs):
             late.append(node)
             continue
-        ins = [None if not i else value_type(i, types, known) for i in node.inputs]
-        if any(t is not None and t.dtype is None for t in ins):
-            late.append(node)  # it reads a sequence or an optional value
-            continue
-        values = [known.get(i) if i else None for i in node.inputs]
         try:
             folded = node.op.fold(ins, values)
-            constant = all(v is not None or not i for v, i in zip(values, node.inputs))
             if folded is None and constant and node.op.deterministic and node.inputs:
                 check_outputs(node, ins, values, limit)
                 folded = node.op.compute(values)
             if folded is not None:
                 if len(folded) < len(node.outputs):
                     raise too_few(node, len(folded))
-                for name, array in zip(node.outputs, folded, strict=False):
+                for name, result in zip(node.outputs, folded, strict=False):
                     if name:
-                        known[name] = array
+                        known[name] = result
                 continue
             outs = node.op.infer(ins, values)
         except SymbolicError:
@@ -195,10 +209,11 @@ def resolve(
             raise annotate(node, ModelError(f"{type(e).__name__}: {e}"), ins) from e
         if len(outs) < len(node.outputs):
             raise annotate(node, too_few(node, len(outs)), ins)
-        if all(t.static for t, name in zip(outs, node.outputs) if name):
-            for name, t in zip(node.outputs, outs, strict=False):
+        static = [t.static for t, name in zip(outs, node.outputs) if name]
+        if all(static):
+            for name, out in zip(node.outputs, outs, strict=False):
                 if name:
-                    types[name] = t
+                    types[name] = out
             ready.append(node)
         else:
             late.append(node)
@@ -278,8 +293,9 @@ def _live(nodes: list[Node], roots: list[str]) -> list[Node]:
     wanted = set(roots)
     kept = []
     for node in reversed(nodes):
-        if any(o in wanted for o in node.outputs):
-            wanted.update(i for i in node.inputs if i)
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            wanted.discard("")  # an absent input, not an unwanted output
             kept.append(node)
     return kept[::-1]
 

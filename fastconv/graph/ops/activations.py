@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import ClassVar
 
 import numpy as np
 
+from ...records import field
 from ..activation import RELU, Activation
 from ..core import TensorType
 from ..op import broadcast, fields_only, need, register
@@ -18,7 +18,7 @@ class FusedActivation(Unary):
     """An activation that fusion recognised in several nodes; no ONNX file holds it."""
 
     domain: ClassVar[str] = "fastconv"
-    activation: Activation = dataclasses.field(default=RELU, metadata={"internal": True})
+    activation: Activation = field(default=RELU, metadata={"internal": True})
 
     @property
     def function(self) -> Activation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from ...records import field
 from ...sizes import checked_size
 from ..activation import Activation
 from ..core import TensorType

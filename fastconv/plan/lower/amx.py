@@ -5,7 +5,7 @@ Which convolutions go there is decided by counting processor cycles; see ``choos
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import lru_cache
 from math import ceil, prod
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
-from ...records import record
+from ...records import record, replace
 from ...sizes import checked_size
 from ..lowering import PIECES, Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
@@ -58,6 +58,7 @@ class Axis:
     halo: int
 
 
+@lru_cache(maxsize=1024)
 def axis(kernel: int, stride: int, dilation: int, pad: int) -> Axis:
     """Where the taps of one axis read, by input coordinate modulo ``stride``."""
     at = [divmod(t * dilation - pad, stride) for t in range(kernel)]

@@ -59,6 +59,15 @@ def collapse(
     shape: Sequence[int], a: Sequence[int], b: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
     """The same loops in the fewest dimensions; sizes of 1 vanish, neighbours merge."""
+    if a == b or not any(b):
+        step = 1
+        for n, s in zip(reversed(shape), reversed(a)):
+            if n != 1:
+                if s != step:
+                    break
+                step *= n
+        else:  # one run of elements
+            return [step], [1], [1 if a == b else 0]
     out: list[list[int]] = []
     for n, sa, sb in zip(shape, a, b, strict=True):
         if n == 1:
@@ -85,13 +94,19 @@ class Value:
     steps: list[int]
     key: Hashable = None
 
+    def __init__(self, place: Place, steps: list[int], key: Hashable = None) -> None:
+        self.place = place
+        self.steps = steps
+        self.key = key
+
 
 def shape_of(low: Lowering, operand: Operand) -> Shape:
     """The logical shape of an operand, which may be an intermediate value of a chain."""
     if isinstance(operand, np.ndarray):
         return operand.shape
-    if operand in low.known:
-        return low.shape(operand)
+    array = low.known.get(operand)
+    if array is not None:
+        return array.shape
     return low.places[operand, low.layout_of(operand)].shape
 
 
@@ -103,7 +118,7 @@ def cached(low: Lowering, key: Key | None, make: Callable[[], np.ndarray]) -> Pl
 def suits(low: Lowering, operand: Operand, shape: Shape, layout: str, channels: int) -> bool:
     """Whether ``fetch`` can give this operand for a result of ``shape`` in ``layout``."""
     own = shape_of(low, operand)
-    if layout == PLAIN or prod(own) == 1:
+    if layout == PLAIN or prod(own) == 1 or (layout == CHANNELS_LAST and len(own) == len(shape)):
         return True
     full = aligned(own, len(shape))
     known = isinstance(operand, np.ndarray) or operand in low.known

@@ -43,14 +43,19 @@ def epilogue(act: Activation | None) -> dict[str, Any]:
 
 def triple(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     """Spatial values padded in front to (depth, height, width)."""
-    padded = (fill,) * (3 - len(values)) + tuple(int(v) for v in values)
+    if len(values) == 2:
+        return fill, int(values[0]), int(values[1])
+    padded = (fill,) * (3 - len(values)) + tuple([int(v) for v in values])
     return padded  # type: ignore[return-value]
 
 
 def pixel_strides(place: Place) -> tuple[int, int, int, int]:
     """Strides in elements of a channels-last place: (image, depth, height, width)."""
-    d, h, w = triple(place.shape[2:], 1)
-    p = place.pixel
+    shape, p = place.shape, place.pixel
+    if len(shape) == 4:
+        h, w = shape[2], shape[3]
+        return h * w * p, h * w * p, w * p, p
+    d, h, w = triple(shape[2:], 1)
     return d * h * w * p, h * w * p, w * p, p
 
 
@@ -357,17 +362,12 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     ks, ss = triple(win.kernel_shape, 1), triple(win.strides, 1)
     ds, ps = triple(win.dilations, 1), triple(win.pads[:rank], 0)
     size = triple(y.shape[2:], 1)
-    # [group*channels, filters, *k] -> [group*filters, kd, kh, kw, channels]
-    full = weight.reshape(group, channels, filters, *ks)
-    full = np.moveaxis(full, 1, -1).reshape(group * filters, *ks, channels)
     for phase in np.ndindex(*(min(s, n) for s, n in zip(ss, size, strict=True))):
         axes = [phase_axis(*a) for a in zip(phase, ks, ss, ds, ps, size, strict=True)]
         index = [a[0] for a in axes]
-        at: tuple[Any, ...] = (slice(None), *np.ix_(*index))
-        part = full[at].reshape(group * filters, prod(map(len, index)), channels)
         wp = low.packed(
             ("conv_transpose", wn, group, tuple(map(tuple, index))),
-            partial(pack_filters, part, group, low.isa),
+            partial(pack_phase, weight.reshape(group, channels, filters, *ks), index, low.isa),
         )
         emit(
             low, x, wp, bias, None, y,
@@ -379,6 +379,15 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
             y_strides=(yn, *(s * t for s, t in zip(ys, ss, strict=True))),  # type: ignore[arg-type]
             y_0=sum(f * t for f, t in zip(phase, ys, strict=True)),
         )  # fmt: skip
+
+
+def pack_phase(w: np.ndarray, index: list[list[int]], isa: str) -> np.ndarray:
+    """Pack the taps ``index`` (by axis) of ``[group][channels][filters][kd][kh][kw]``."""
+    group, channels, filters = w.shape[:3]
+    at: tuple[Any, ...] = (slice(None), slice(None), slice(None), *np.ix_(*index))
+    part = w[at].reshape(group, channels, filters, prod(map(len, index)))
+    part = part.transpose(0, 2, 3, 1).reshape(group * filters, -1, channels)
+    return pack_filters(part, group, isa)
 
 
 def phase_axis(

@@ -8,7 +8,6 @@ What cannot be said with strides (padding, gathering) is a table of positions: :
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -29,6 +28,7 @@ from ...graph.ops.move import (
     Transpose,
     pad_index,
 )
+from ...records import replace
 from ..lowering import F32, Lowering, lowers
 from ..memory import ARENA, CHANNELS_LAST, FLAT, PLAIN, Place
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
 from ...graph.ops.quant import limits
+from ...records import record, replace
 from ..lowering import Lowering
 from ..memory import Place
 
@@ -14,7 +13,7 @@ U8, S8, I32 = np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int32)
 BYTES = (U8, S8)
 
 
-@dataclass
+@record
 class Scale:
     """A tensor's scale, and its zero point as an unsigned byte's."""
 

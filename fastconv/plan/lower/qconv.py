@@ -7,7 +7,6 @@ input (extra taps).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
@@ -25,6 +24,7 @@ from ...graph.ops.quant import (
     sum_ratios,
 )
 from ...graph.window import Window
+from ...records import record
 from ...sizes import checked_size
 from ..lowering import F32, Lowering, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
@@ -71,7 +71,7 @@ def pack_rows(v: np.ndarray, group: int, isa: str, dtype: Any) -> np.ndarray:
     return out
 
 
-@dataclass
+@record
 class Filters:
     """Weights ready for ``emit``, and what a kernel needs to know of them.
 
@@ -106,7 +106,7 @@ def less_zero(w: np.ndarray, zero: np.ndarray | None, axis: int) -> np.ndarray:
     return w.astype(np.int32) - zero.astype(np.int32).reshape(shape)
 
 
-@dataclass
+@record
 class Requantise:
     """How sums become results.
 

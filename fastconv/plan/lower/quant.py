@@ -6,7 +6,6 @@ else by a step.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -28,6 +27,7 @@ from ...graph.ops.quant import (
     sum_ratios,
 )
 from ...graph.window import Window
+from ...records import replace
 from ..lowering import F32, Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN
 from . import qconv  # noqa: F401  (enters the convolutions of the same family)
