@@ -31,11 +31,11 @@ HALO_BYTES = 2 << 20
 #: From this many products in a sum on, two parts of a number are enough.
 DEEP = 2048
 
-#: Images of so many pixels or fewer are split by a step of their own where threads share them, if
-#: the copy stays within this.
-SMALL, SHARED_BYTES = 400, 5 << 19
-#: Multiply-adds of a piece for one thread, at least; and its pixels, so that splitting its weights
-#: stays cheap.
+#: Threads share an image by rows, since what a core has written it reads soonest. Images of fewer
+#: pixels for each than this are shared by panels, and split by a step of their own if the copies
+#: stay within this.
+SMALL, SHARED_BYTES = 88, 5 << 19
+#: Multiply-adds of a piece, at least; and its pixels, so that splitting its weights stays cheap.
 PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one
@@ -45,7 +45,7 @@ STEP = {3: 850.0, 2: 400.0}
 SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
 MAC = 1 / 27.0
 #: Tiles with six products must be so much cheaper: threads share them less well than vectors.
-CLEARLY = 0.8
+CLEARLY = 0.6
 
 
 @record(frozen=True)
@@ -287,13 +287,14 @@ def lower(
         lambda: pack(weight if runs is None else pack_runs(weight), shape, low.isa),
     )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    s = flatten(shape) if runs is None else shape
+    threads = low.threads_for(shape.n * shape.oh * shape.ow * shape.filters * shape.steps() * 8)
+    by_rows = threads == 1 or shape.oh * shape.ow >= SMALL * threads
+    s = shape if runs is not None or (threads > 1 and by_rows) else flatten(shape)
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
     first, count = s.panel_blocks()
     steps = s.steps()
-    threads = low.threads_for(s.n * s.oh * s.ow * s.filters * steps * 8)
     b_bytes = steps * 2 * s.parts * 1024
     own = 4 * (TALL + MAX_ROWS) * PANEL
     own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
@@ -313,8 +314,7 @@ def lower(
     # Small images are split once for all threads; others in blocks of rows that fit a cache.
     many = s.n >= 2 * threads
     shared = (
-        threads > 1 and not many and runs is None and s.oh * s.ow <= SMALL
-        and s.n * bytes_of(s.oh) <= SHARED_BYTES
+        not by_rows and not many and runs is None and s.n * bytes_of(s.oh) <= SHARED_BYTES
     )  # fmt: skip
     wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
     groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
@@ -336,7 +336,7 @@ def lower(
             rows = ceil(rows / 2)
         row_blocks = ceil(s.oh / rows)
         if threads > 1 and not many:
-            row_blocks = max(row_blocks, min(wanted, s.oh * s.ow // PIECE_PIXELS))
+            row_blocks = max(row_blocks, min(wanted, s.oh * s.ow // PIECE_PIXELS), threads)
             row_blocks = min(ceil(row_blocks / threads) * threads, s.oh)
         rows = ceil(s.oh / row_blocks)
         if rows == s.oh:

@@ -142,6 +142,8 @@ def blocks(
     strips = ceil(tiles / ceil(tiles / strips))
     rows = oh
     if threads > 1:
+        # By rows first, as convolutions are shared: what a core has written it reads soonest.
         per = n * max(1, channels // width)
-        rows = max(1, min(oh, ceil(oh / max(1, ceil(4 * threads / per)))))
+        count = max(1, ceil(4 * threads / per), threads if n < threads <= oh else 1)
+        rows = ceil(oh / min(oh, ceil(count / threads) * threads if n < threads else count))
     return rows, width, strips
