@@ -22,10 +22,15 @@
  * general registers, so AVX-512 stops at 12 although 32 vector registers would hold 14. */
 #if VW == 16
 #define MR 12
+#define MR3 8
 #elif defined(__aarch64__)
 #define MR 8
 #else
 #define MR 6
+#endif
+/* Rows of a tile of 3 vectors, where the registers suffice for one; else 0. */
+#ifndef MR3
+#define MR3 0
 #endif
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -159,6 +164,16 @@ V_INLINE vf v_load_half(const uint16_t *p) {
 #endif
 /* Ask for the cache line at p, which will be read soon. */
 V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+
+/* The same, but not so near: for what is read some microseconds later. */
+V_INLINE void v_fetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
+/* The same for a line that will be written. */
+V_INLINE void v_fetch_write(const void *p) {
+#if VW == 16
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#endif
+}
 
 /* 1 / a to about an ulp, for normal a whose reciprocal is normal. */
 #if VW == 16

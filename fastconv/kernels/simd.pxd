@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint16_t
 cdef extern from "simd.h" nogil:
     enum: VW
     enum: MR
+    enum: MR3
     ctypedef float vf
     ctypedef int32_t vi
     vf v_load(const float *p)
@@ -43,6 +44,8 @@ cdef extern from "simd.h" nogil:
     vf v_recip(vf a)
     vf v_load_half(const uint16_t *p)
     void v_prefetch(const void *p)
+    void v_fetch(const void *p)
+    void v_fetch_write(const void *p)
     vf v_scale(vf y, vf t)
     void v_fence()
     float v_hsum(vf a)
