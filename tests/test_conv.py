@@ -94,7 +94,7 @@ def test_every_tile_edge_of_a_pointwise_convolution(rows, filters):
 @pytest.mark.parametrize("filters", [5, 40, 72, 96, 112, 160])
 @pytest.mark.parametrize("size", [(7, 7), (14, 13), (40, 9)])
 @pytest.mark.parametrize(
-    "act", [None, RELU6, SILU, *map(Activation, ["hard_swish", "gelu"])], ids=str
+    "act", [None, RELU6, SILU, Activation("hard_swish"), Activation("gelu")], ids=str
 )
 def test_residuals_and_activations_in_panels_of_every_width(filters, size, act):
     rng = np.random.default_rng(filters)

@@ -9,9 +9,17 @@ channels-last input, or to a row of zeros outside it.
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
-from fastconv.kernels.simd cimport MR, MR3, VW, v_load, v_load_n, v_store, v_store_n
+from fastconv.kernels.simd cimport MR, MR3, VW, v_load, v_set, v_store, v_store_n, vf
 from fastconv.kernels.tile cimport Epilogue, tile
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.vmath cimport (
+    ACT_CLIP,
+    ACT_HARD_SWISH,
+    ACT_NONE,
+    ACT_SILU,
+    ACT_SILU_ONE,
+    activate,
+    v_act,
+)
 
 
 ctypedef unsigned long long uint64
@@ -137,21 +145,39 @@ cdef void build_rows(
                 t += MR
 
 
-cdef inline void finish(
+cdef inline void act_rows(
+    const int kind, const ConvParams* p, const float* sums, float** out, int64_t at, int mr,
+    int64_t width, int64_t cols,
+) noexcept nogil:
+    """One activation of a tile; ``kind`` is a literal at every call."""
+    cdef vf a = v_set(p.alpha), b = v_set(p.beta)
+    cdef int64_t k = 0, i
+    # By columns: where tiles are whole, the inner loop is the long one.
+    while k < cols:
+        if k + VW <= cols:
+            for i in range(mr):
+                v_store(out[i] + at + k, v_act(kind, v_load(sums + i * width + k), a, b))
+        else:
+            for i in range(mr):
+                v_store_n(out[i] + at + k, v_act(kind, v_load(sums + i * width + k), a, b),
+                          <int>(cols - k))
+        k += VW
+
+
+cdef void finish(
     const ConvParams* p, float* sums, float** out, int64_t at, int mr, int64_t width, int64_t cols,
 ) noexcept nogil:
-    """Applies the activation to a tile that lies in the nearest cache, and stores it."""
-    cdef int i
-    cdef int64_t k
-    activate(p.act, p.alpha, p.beta, sums, mr * width)
-    for i in range(mr):
-        k = 0
-        while k + VW <= cols:
-            v_store(out[i] + at + k, v_load(sums + i * width + k))
-            k += VW
-        if k < cols:
-            v_store_n(out[i] + at + k, v_load_n(sums + i * width + k, <int>(cols - k)),
-                      <int>(cols - k))
+    """Applies the activation to a tile that lies in the nearest cache, and stores it.
+
+    (In the tile, its constants would cost registers, and its code be there for every size.)
+    """
+    if p.act == ACT_HARD_SWISH:
+        act_rows(ACT_HARD_SWISH, p, sums, out, at, mr, width, cols)
+    elif p.act == ACT_SILU and p.alpha == 1:
+        act_rows(ACT_SILU_ONE, p, sums, out, at, mr, width, cols)
+    else:
+        activate(p.act, p.alpha, p.beta, sums, mr * width)
+        act_rows(ACT_NONE, p, sums, out, at, mr, width, cols)
 
 
 cdef void conv(const Call* c, int thread, int threads) noexcept nogil:

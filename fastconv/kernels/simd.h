@@ -168,13 +168,6 @@ V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 /* The same, but not so near: for what is read some microseconds later. */
 V_INLINE void v_fetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
-/* The same for a line that will be written. */
-V_INLINE void v_fetch_write(const void *p) {
-#if VW == 16
-    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
-#endif
-}
-
 /* 1 / a to about an ulp, for normal a whose reciprocal is normal. */
 #if VW == 16
 V_INLINE vf v_recip(vf a) {
@@ -184,6 +177,18 @@ V_INLINE vf v_recip(vf a) {
 #else
 V_INLINE vf v_recip(vf a) { return (1.0f - (vf){0}) / a; }
 #endif
+
+/* v_recip(a), but 0 where x is less than limit. */
+V_INLINE vf v_recip_above(vf a, vf x, vf limit) {
+#if VW == 16
+    __m512 r = _mm512_rcp14_ps((__m512)a);
+    __m512 e = _mm512_fnmadd_ps((__m512)a, r, _mm512_set1_ps(1.0f));
+    return (vf)_mm512_maskz_fmadd_ps(
+        _mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_NLT_UQ), r, e, r);
+#else
+    return v_select(v_lt(x, limit), v_zero(), v_recip(a));
+#endif
+}
 
 /* y * 2**n from t = n + 1.5 * 2**23, n an integer in -160..140; right also where 2**n is out of
  * range. */
