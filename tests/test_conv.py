@@ -110,3 +110,17 @@ def test_panels_of_every_width_in_windows_and_groups(shape, group):
     c = shape[0] // group * group
     xs = arrays(rng, (1, c, *shape[1:]), (112 * group, c // group, 3, 3))
     check_op(Conv(strides=(2, 2), pads=(1, 1, 1, 1), group=group), xs, consts=[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("width", [16, 29, 45])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("act", [RELU6, SILU], ids=str)
+def test_long_rows_of_few_channels(channels, width, stride, act):
+    rng = np.random.default_rng(width)
+    wide = (width - 1) * stride + 3
+    xs = arrays(rng, (2, channels, 6, wide), (37, channels, 3, 5), (37,))
+    op = Conv(strides=(2, stride), pads=(1, 2, 2, 1), dilations=(2, 1), activation=act)
+    check_op(op, xs, consts=[1, 2])
+    rows = arrays(rng, (1, channels, wide), (16, channels, 5))
+    check_op(Conv(strides=(stride,), pads=(2, 0)), rows, consts=[1])

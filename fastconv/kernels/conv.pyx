@@ -7,9 +7,10 @@ channels-last input, or to a row of zeros outside it.
 """
 
 from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.string cimport memcpy
 
 from fastconv.kernels.abi cimport Call, share
-from fastconv.kernels.simd cimport MR, MR3, VW, v_load, v_set, v_store, v_store_n, vf
+from fastconv.kernels.simd cimport *
 from fastconv.kernels.tile cimport Epilogue, tile
 from fastconv.kernels.vmath cimport (
     ACT_CLIP,
@@ -146,11 +147,11 @@ cdef void build_rows(
 
 
 cdef inline void act_rows(
-    const int kind, const ConvParams* p, const float* sums, float** out, int64_t at, int mr,
+    const int kind, float alpha, float beta, const float* sums, float** out, int64_t at, int mr,
     int64_t width, int64_t cols,
 ) noexcept nogil:
     """One activation of a tile; ``kind`` is a literal at every call."""
-    cdef vf a = v_set(p.alpha), b = v_set(p.beta)
+    cdef vf a = v_set(alpha), b = v_set(beta)
     cdef int64_t k = 0, i
     # By columns: where tiles are whole, the inner loop is the long one.
     while k < cols:
@@ -165,19 +166,20 @@ cdef inline void act_rows(
 
 
 cdef void finish(
-    const ConvParams* p, float* sums, float** out, int64_t at, int mr, int64_t width, int64_t cols,
+    int act, float alpha, float beta, float* sums, float** out, int64_t at, int mr, int64_t width,
+    int64_t cols,
 ) noexcept nogil:
     """Applies the activation to a tile that lies in the nearest cache, and stores it.
 
     (In the tile, its constants would cost registers, and its code be there for every size.)
     """
-    if p.act == ACT_HARD_SWISH:
-        act_rows(ACT_HARD_SWISH, p, sums, out, at, mr, width, cols)
-    elif p.act == ACT_SILU and p.alpha == 1:
-        act_rows(ACT_SILU_ONE, p, sums, out, at, mr, width, cols)
+    if act == ACT_HARD_SWISH:
+        act_rows(ACT_HARD_SWISH, alpha, beta, sums, out, at, mr, width, cols)
+    elif act == ACT_SILU and alpha == 1:
+        act_rows(ACT_SILU_ONE, alpha, beta, sums, out, at, mr, width, cols)
     else:
-        activate(p.act, p.alpha, p.beta, sums, mr * width)
-        act_rows(ACT_NONE, p, sums, out, at, mr, width, cols)
+        activate(act, alpha, beta, sums, mr * width)
+        act_rows(ACT_NONE, alpha, beta, sums, out, at, mr, width, cols)
 
 
 cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
@@ -291,7 +293,8 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                          target, res + k * MR if residual != NULL else NULL, at, &e, <int>cols,
                          ahead)
                     if p.act > ACT_CLIP:
-                        finish(p, sums, out + k * MR, at, <int>mr, width, cols)
+                        finish(p.act, p.alpha, p.beta, sums, out + k * MR, at, <int>mr, width,
+                               cols)
                     ahead += 64 * depth
                 j += 1
         cold = unit % row_blocks == 0
@@ -356,8 +359,171 @@ def pack_stage(**values):
     return (<char*>&p)[:sizeof(StageParams)]
 
 
+cdef struct FewParams:
+    int64_t n, h, w, channels
+    int64_t x_n, x_c, x_h, x_w      # input strides in floats, any layout
+    int64_t oh, ow, filters
+    int64_t y_n, y_h, y_w
+    int64_t kh, kw, stride_h, stride_w, dilation_h, pad_h, pad_w
+    int64_t line                    # floats of a zero-bordered line
+    int32_t act
+    float lo, hi, alpha, beta
+
+
+cdef inline void few_tile(
+    const int nv, const float* a, int64_t depth, const float* w, const float* bias, float lo,
+    float hi, float* y, int64_t y_w, int rows, int64_t cols,
+) noexcept nogil:
+    """``FEW_ROWS`` pixels by ``nv`` vectors, of which ``rows`` by ``cols`` are stored."""
+    cdef vf acc[FEW_ROWS][2]
+    cdef vf b0 = v_zero(), b1 = v_zero(), v
+    cdef int i
+    if bias != NULL:
+        b0 = v_load(bias)
+        if nv == 2:
+            b1 = v_load(bias + VW)
+    for i in range(FEW_ROWS):
+        acc[i][0] = b0
+        acc[i][1] = b1
+    while depth > 0:
+        b0 = v_load(w)
+        if nv == 2:
+            b1 = v_load(w + VW)
+        for i in range(FEW_ROWS):
+            v = v_set(a[i])
+            acc[i][0] = v_fma(v, b0, acc[i][0])
+            if nv == 2:
+                acc[i][1] = v_fma(v, b1, acc[i][1])
+        w += 2 * VW
+        a += FEW_LANES
+        depth -= 1
+    v_fence()
+    b0 = v_set(lo)
+    b1 = v_set(hi)
+    for i in range(FEW_ROWS):
+        if i < rows:
+            acc[i][0] = v_min(b1, v_max(b0, acc[i][0]))
+            if nv == 2:
+                acc[i][1] = v_min(b1, v_max(b0, acc[i][1]))
+                v_store(y + i * y_w, acc[i][0])
+            if cols == nv * VW:
+                v_store(y + i * y_w + (nv - 1) * VW, acc[i][nv - 1])
+            else:
+                v_store_n(y + i * y_w + (nv - 1) * VW, acc[i][nv - 1],
+                          <int>(cols - (nv - 1) * VW))
+
+
+cdef inline void few_pack(
+    const FewParams* p, const float* lines, float* a, int64_t first,
+) noexcept nogil:
+    """The inputs of a tile's pixels, from pixel ``first`` of a row on: ``a[product][pixel]``."""
+    cdef int64_t i, j, k
+    cdef const float* x
+    for i in range(p.kh * p.channels):
+        x = lines + i * p.line + first * p.stride_w
+        for j in range(p.kw):
+            if p.stride_w == 1:
+                for k in range(FEW_LANES // VW):
+                    v_store(a + k * VW, v_load(x + j + k * VW))
+            elif p.stride_w == 2:
+                for k in range(FEW_LANES // VW):
+                    v_store(a + k * VW,
+                            v_alternate(v_load(x + j + 2 * k * VW), v_load(x + j + (2 * k + 1) * VW)))
+            else:
+                for k in range(FEW_ROWS):
+                    a[k] = x[j + k * p.stride_w]
+            a += FEW_LANES
+
+
+cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
+    """A convolution of few channels, from any layout: its input rows are copied into zero-bordered
+    lines, and each tile's inputs gathered from them as a matrix.
+
+    Buffers: x, weights packed as those of one tap with (kernel row, channel, kernel column) for
+    channels, bias or NULL, scratch (for each thread ``kh * channels`` lines and
+    ``kh * channels * kw * FEW_LANES`` floats), y.
+    """
+    cdef const FewParams* p = <const FewParams*>c.params
+    cdef const float* weights = <const float*>c.buf[1]
+    cdef const float* bias = <const float*>c.buf[2]
+    cdef int64_t depth = p.kh * p.channels * p.kw, size = p.kh * p.channels * p.line
+    cdef float* lines = (<float*>c.buf[3]) + thread * (size + depth * FEW_LANES)
+    cdef float* a = lines + size
+    cdef int64_t unit = share(p.n * p.oh, thread, threads)
+    cdef int64_t end = share(p.n * p.oh, thread + 1, threads)
+    cdef int64_t oh, ih, i, j, k, ch, first, rows, cols, at
+    cdef const float* x
+    cdef const float* b = NULL
+    cdef float* line
+    cdef float* y
+    cdef float* target
+    cdef int64_t step
+    cdef float sums[FEW_ROWS * 2 * VW]
+    cdef float* out[FEW_ROWS]
+    if unit < end:
+        for i in range(size):
+            lines[i] = 0
+    if p.act > ACT_CLIP:
+        for i in range(FEW_ROWS * 2 * VW):
+            sums[i] = 0
+    while unit < end:
+        oh = unit % p.oh
+        y = (<float*>c.buf[4]) + unit // p.oh * p.y_n + oh * p.y_h
+        for k in range(p.kh):
+            ih = oh * p.stride_h - p.pad_h + k * p.dilation_h
+            for ch in range(p.channels):
+                line = lines + (k * p.channels + ch) * p.line + p.pad_w
+                if ih < 0 or ih >= p.h:
+                    for i in range(p.w):
+                        line[i] = 0
+                    continue
+                x = (<const float*>c.buf[0]) + unit // p.oh * p.x_n + ch * p.x_c + ih * p.x_h
+                if p.x_w == 1:
+                    memcpy(line, x, p.w * sizeof(float))
+                else:
+                    for i in range(p.w):
+                        line[i] = x[i * p.x_w]
+        first = 0
+        while first < p.ow:
+            # The last tile may do pixels again that the one before it did, so that all are whole.
+            if first + FEW_ROWS > p.ow:
+                first = max(p.ow - FEW_ROWS, <int64_t>0)
+            rows = min(p.ow - first, <int64_t>FEW_ROWS)
+            few_pack(p, lines, a, first)
+            at = 0
+            while at < p.filters:
+                cols = min(p.filters - at, <int64_t>(2 * VW))
+                if bias != NULL:
+                    b = bias + at
+                target = y + first * p.y_w + at
+                step = p.y_w
+                if p.act > ACT_CLIP:
+                    target = sums
+                    step = 2 * VW
+                if cols > VW:
+                    few_tile(2, a, depth, weights + at * depth, b, p.lo, p.hi, target, step,
+                             <int>rows, cols)
+                else:
+                    few_tile(1, a, depth, weights + at * depth, b, p.lo, p.hi, target, step,
+                             <int>rows, cols)
+                if p.act > ACT_CLIP:
+                    for i in range(rows):
+                        out[i] = y + (first + i) * p.y_w
+                    finish(p.act, p.alpha, p.beta, sums, out, at, <int>rows, 2 * VW, cols)
+                at += 2 * VW
+            first += FEW_ROWS
+        unit += 1
+
+
+def pack_few(**values):
+    """The bytes of ``FewParams``."""
+    cdef FewParams p = values
+    return (<char*>&p)[:sizeof(FewParams)]
+
+
 KERNELS = {
     "conv": (<uintptr_t>&conv, pack_conv),
+    "conv_few": (<uintptr_t>&conv_few, pack_few),
     "stage": (<uintptr_t>&stage, pack_stage),
 }
-CONSTANTS = {"VW": VW, "MR": MR, "NR": 2 * VW, "MR3": MR3}
+CONSTANTS = {"VW": VW, "MR": MR, "NR": 2 * VW, "MR3": MR3, "FEW_LANES": FEW_LANES}

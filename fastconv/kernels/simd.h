@@ -33,6 +33,15 @@
 #define MR3 0
 #endif
 
+/* Pixels of a tile whose inputs are a matrix in memory (no addresses of rows), and how far the
+ * inputs of the next product lie apart: whole vectors. */
+#if VW == 16
+#define FEW_ROWS 14
+#else
+#define FEW_ROWS MR
+#endif
+#define FEW_LANES ((FEW_ROWS + VW - 1) / VW * VW)
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -103,6 +112,18 @@ V_INLINE vf v_max(vf a, vf b) { return v_select(v_gt(a, b), a, b); }
 V_INLINE vf v_min(vf a, vf b) { return v_select(v_lt(a, b), a, b); }
 V_INLINE vf v_sqrt(vf a) { for (int i = 0; i < VW; i++) a[i] = sqrtf(a[i]); return a; }
 #endif
+
+/* Lanes 0, 2, 4, ... of a, then of b. */
+V_INLINE vf v_alternate(vf a, vf b) {
+#if VW == 16
+    return __builtin_shuffle(
+        a, b, (vi){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+#elif VW == 8
+    return __builtin_shuffle(a, b, (vi){0, 2, 4, 6, 8, 10, 12, 14});
+#else
+    return __builtin_shuffle(a, b, (vi){0, 2, 4, 6});
+#endif
+}
 
 /* The first n lanes (0 <= n < VW); the others load as zero and are not stored. */
 #if VW == 16

@@ -6,6 +6,8 @@ cdef extern from "simd.h" nogil:
     enum: VW
     enum: MR
     enum: MR3
+    enum: FEW_ROWS
+    enum: FEW_LANES
     ctypedef float vf
     ctypedef int32_t vi
     vf v_load(const float *p)
@@ -47,6 +49,7 @@ cdef extern from "simd.h" nogil:
     void v_prefetch(const void *p)
     void v_fetch(const void *p)
     vf v_scale(vf y, vf t)
+    vf v_alternate(vf a, vf b)
     void v_fence()
     float v_hsum(vf a)
     float v_hmax(vf a)

@@ -30,6 +30,8 @@ VECTOR = 16
 FEW = 20
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
+#: A tile's inputs are gathered where there are at most so many channels, and products in a sum.
+GATHER_CHANNELS, MOST_PRODUCTS = 4, 512
 
 
 def epilogue(act: Activation | None) -> dict[str, Any]:
@@ -184,6 +186,8 @@ def conv(low: Lowering, node: Node) -> Any:
                 xn_, xh * shape.strides[0], xw * shape.strides[1],
             )  # fmt: skip
             return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
+    if few and fixed and not rn and suits_few(ws, win.output[-1], low.vector("FEW_LANES")):
+        return lower_few(low, node, win)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
@@ -227,6 +231,58 @@ def conv(low: Lowering, node: Node) -> Any:
         kernel=kernel, strides=triple(win.strides, 1),
         dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, wide=wide, act=op.activation,
+    )  # fmt: skip
+
+
+def suits_few(weight: tuple[int, ...], width: int, lanes: int) -> bool:
+    """Whether the inputs of tiles are to be gathered: rows are long enough, and channels few."""
+    return weight[1] <= GATHER_CHANNELS and prod(weight[1:]) <= MOST_PRODUCTS and width >= lanes
+
+
+def lower_few(low: Lowering, node: Node, win: Window) -> None:
+    """One convolution of few channels, constant weights and no residual."""
+    op = node.op
+    assert isinstance(op, Conv)
+    xn, wn, bn = (*node.inputs, "", "")[:3]
+    weight = low.known[wn]
+    filters, channels = weight.shape[:2]
+    rank = len(win.kernel_shape)
+    _, kh, kw = triple(win.kernel_shape, 1)
+    _, sh, sw = triple(win.strides, 1)
+    _, dh, _ = triple(win.dilations, 1)
+    _, top, left = triple(win.pads[:rank], 0)
+    depth = kh * channels * kw
+    wp = low.packed(
+        ("few", wn),
+        lambda: pack_filters(
+            np.moveaxis(weight.reshape(filters, channels, kh, kw), 1, 2).reshape(filters, 1, depth),
+            1,
+            low.isa,
+        ),
+    )
+    x = low.place(xn)
+    n, c = x.shape[:2]
+    _, h, w = triple(x.shape[2:], 1)
+    x_n, x_c, x_h, x_w = c * h * w, h * w, w, 1
+    if x.layout == CHANNELS_LAST:
+        x_n, x_c, x_h, x_w = h * w * x.pixel, 1, w * x.pixel, x.pixel
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+    _, oh, ow = triple(y.shape[2:], 1)
+    yn, _, yh, yw = pixel_strides(y)
+    # The inputs of a whole tile are read, also where the last pixels need fewer.
+    lanes = low.vector("FEW_LANES")
+    line = ceil(max(left + w, (ow + lanes) * sw + kw) / lanes + 1) * lanes
+    macs = n * oh * ow * filters * depth
+    threads = low.threads_for(macs)
+    size = checked_size((threads, kh * channels * line + depth * lanes), 4, "lines")
+    params = dict(
+        n=n, h=h, w=w, channels=c, x_n=x_n, x_c=x_c, x_h=x_h, x_w=x_w, oh=oh, ow=ow,
+        filters=filters, y_n=yn, y_h=yh, y_w=yw, kh=kh, kw=kw, stride_h=sh, stride_w=sw,
+        dilation_h=dh, pad_h=top, pad_w=left, line=line, **epilogue(op.activation),
+    )  # fmt: skip
+    low.step(
+        "conv_few", params, [x, wp, bias_place(low, bn, 1), low.scratch(size, threads), y],
+        macs=macs, threads=threads,
     )  # fmt: skip
 
 
