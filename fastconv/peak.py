@@ -79,7 +79,7 @@ def _conv_rate(threads: int, isa: str, channels: int, panels: int) -> float:
         od=1, oh=1, ow=rows, y_n=0, y_d=0, y_h=0, y_w=filters, y_0=0,
         r_n=0, r_d=0, r_h=0, r_w=0, kd=1, kh=1, kw=1,
         stride_d=1, stride_h=1, stride_w=1, dilation_d=1, dilation_h=1, dilation_w=1,
-        pad_d=0, pad_h=0, pad_w=0, channels=channels, filters=filters, group=1,
+        pad_d=0, pad_h=0, pad_w=0, channels=channels, filters=filters, group=1, wide=0,
         linear=0, y_linear=0, x_g=channels, y_g=filters, r_g=filters,
         block_rows=block, block_panels=panels,
         act=0, lo=-inf, hi=inf, alpha=0.0, beta=0.0,
@@ -87,7 +87,7 @@ def _conv_rate(threads: int, isa: str, channels: int, panels: int) -> float:
     x = aligned_zeros((channels,)) + np.float32(0.5)
     weights = aligned_zeros((panels, channels, sizes["NR"]))
     weights += np.float32(0.25)
-    scratch = aligned_zeros((threads, mr), np.uint64)
+    scratch = aligned_zeros((threads, block, 3), np.uint64)
     y = aligned_zeros((rows, filters))
     kernel = kernels.table(isa)["conv"]
     packed = kernel.pack(**params)

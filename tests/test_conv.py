@@ -6,6 +6,7 @@ from harness import check_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv.graph.activation import RELU6, SILU, Activation
 from fastconv.graph.ops.conv import Conv, ConvTranspose
 
 
@@ -84,7 +85,42 @@ def test_any_transposed_convolution_matches_its_twin(case):
 
 
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 49])
-@pytest.mark.parametrize("filters", [1, 15, 16, 17, 31, 32, 33, 65])
+@pytest.mark.parametrize("filters", [1, 15, 16, 17, 31, 32, 33, 47, 48, 65, 80, 103])
 def test_every_tile_edge_of_a_pointwise_convolution(rows, filters):
     rng = np.random.default_rng(rows * 100 + filters)
     check_op(Conv(), arrays(rng, (1, 7, rows, 1), (filters, 7, 1, 1)), consts=[1])
+
+
+@pytest.mark.parametrize("filters", [5, 40, 72, 96, 112, 160])
+@pytest.mark.parametrize("size", [(7, 7), (14, 13), (40, 9)])
+@pytest.mark.parametrize(
+    "act", [None, RELU6, SILU, Activation("hard_swish"), Activation("gelu")], ids=str
+)
+def test_residuals_and_activations_in_panels_of_every_width(filters, size, act):
+    rng = np.random.default_rng(filters)
+    xs = arrays(rng, (2, 19, *size), (filters, 19, 1, 1), (filters,), (2, filters, *size))
+    check_op(Conv(activation=act), xs, consts=[1, 2])
+    check_op(Conv(activation=act), xs[:3], consts=[1, 2])
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("shape", [(60, 7, 7), (33, 20, 11)])
+def test_panels_of_every_width_in_windows_and_groups(shape, group):
+    rng = np.random.default_rng(group)
+    c = shape[0] // group * group
+    xs = arrays(rng, (1, c, *shape[1:]), (112 * group, c // group, 3, 3))
+    check_op(Conv(strides=(2, 2), pads=(1, 1, 1, 1), group=group), xs, consts=[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("width", [16, 29, 45])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("act", [RELU6, SILU], ids=str)
+def test_long_rows_of_few_channels(channels, width, stride, act):
+    rng = np.random.default_rng(width)
+    wide = (width - 1) * stride + 3
+    xs = arrays(rng, (2, channels, 6, wide), (37, channels, 3, 5), (37,))
+    op = Conv(strides=(2, stride), pads=(1, 2, 2, 1), dilations=(2, 1), activation=act)
+    check_op(op, xs, consts=[1, 2])
+    rows = arrays(rng, (1, channels, wide), (16, channels, 5))
+    check_op(Conv(strides=(stride,), pads=(2, 0)), rows, consts=[1])

@@ -42,7 +42,7 @@ def test_lenet_is_drawn_with_its_layers_shapes_and_kernels():
     found, tree = draw_svg(LENET)
     drawn = [texts(b) for b in boxes(tree)]
     assert drawn[0] == ["input"]
-    assert drawn[1] == ["Conv + Relu", "5×5", "c1", "stage, conv"]
+    assert drawn[1] == ["Conv + Relu", "5×5", "c1", "conv_few"]
     assert drawn[-1] == ["logits"]
     assert len(drawn) == 8 + 2
     shapes = [texts(g)[0] for g in tree.iter(f"{SVG}g") if g.get("class") == "shape"]

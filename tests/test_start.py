@@ -127,6 +127,22 @@ def test_packed_filters_lie_as_stated(isa, group, block):
         kernels.packing(isa).pack_filters(w, group, out[..., :1].copy(), block)
 
 
+@pytest.mark.parametrize("isa", kernels.runnable_isas())
+@pytest.mark.parametrize("wide", [1, 2])
+def test_the_first_panels_may_be_wider(isa, wide):
+    vw = kernels.constants(isa)["VW"]
+    filters = (3 * wide + 2) * vw - 1  # the last panel is not full
+    w = RNG.standard_normal((2 * filters, 3, 5), dtype=np.float32)
+    out = np.full((2, (3 * wide + 2) * vw, 3, 5), 7, np.float32)
+    kernels.packing(isa).pack_filters(w, 2, out, 0, wide)
+    for g in range(2):
+        part = np.zeros(((3 * wide + 2) * vw, 3, 5), np.float32)
+        part[:filters] = w[g * filters : (g + 1) * filters]
+        panels = np.split(part, [3 * vw * k for k in range(1, wide + 1)])
+        flat = np.concatenate([p.transpose(1, 2, 0).ravel() for p in panels])
+        np.testing.assert_array_equal(out[g].ravel(), flat)
+
+
 def test_every_operator_is_found_in_the_family_that_the_table_names():
     code = (
         "from fastconv.graph.op import REGISTRY, _where\n"

@@ -50,7 +50,7 @@ VNNI = ("qconv", "qdepthwise")
 #: that of all families.
 FAMILY_KERNELS = {
     "amx_conv": "amx_conv amx_split",
-    "conv": "conv stage",
+    "conv": "conv conv_few stage",
     "depthwise": "depthwise",
     "elementwise": "unary binary",
     "matmul": "pack_b gemv gemv_half read",

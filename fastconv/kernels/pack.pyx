@@ -92,8 +92,9 @@ cdef Strided strided(Py_buffer* view, int rank) except *:
 
 cdef void fill(
     const Strided* s, int64_t f0, int64_t cols, int64_t c0, int64_t end, int64_t rows, float* y,
+    int64_t nr,
 ) noexcept nogil:
-    """Filters from ``f0``, ``cols`` of them, channels c0 to end: y[tap][rows][NR], zeros beyond."""
+    """Filters from ``f0``, ``cols`` of them, channels c0 to end: y[tap][rows][nr], zeros beyond."""
     cdef int64_t taps = s.shape[1], step = max(1, BLOCK // max(1, taps)), a = c0, c, b, t, j
     cdef const char* x
     if taps == 1 and s.strides[2] == 4 and cols == NR:
@@ -108,24 +109,24 @@ cdef void fill(
             if taps == 1:
                 x = s.data + (f0 + j) * s.strides[0] + a * s.strides[2]
                 for c in range(a - c0, b - c0):
-                    y[c * NR + j] = fastconv_load(x)
+                    y[c * nr + j] = fastconv_load(x)
                     x += s.strides[2]
                 continue
             for c in range(a, b):
                 x = s.data + (f0 + j) * s.strides[0] + c * s.strides[2]
                 for t in range(taps):
-                    y[(t * rows + c - c0) * NR + j] = fastconv_load(x + t * s.strides[1])
+                    y[(t * rows + c - c0) * nr + j] = fastconv_load(x + t * s.strides[1])
         a = b
     for t in range(taps):
-        if cols < NR:
+        if cols < nr:
             for c in range(end - c0):
-                for j in range(cols, NR):
-                    y[(t * rows + c) * NR + j] = 0
-        for j in range((end - c0) * NR, rows * NR):
-            y[t * rows * NR + j] = 0
+                for j in range(cols, nr):
+                    y[(t * rows + c) * nr + j] = 0
+        for j in range((end - c0) * nr, rows * nr):
+            y[t * rows * nr + j] = 0
 
 
-def pack_filters(w, int64_t group, out, int64_t block=0):
+def pack_filters(w, int64_t group, out, int64_t block=0, int64_t wide=0):
     """``[filters][taps][channels]`` → ``[group][panel][block][taps][channels][NR]``.
 
     What lies beyond the last filter of a group, or the last channel of a block, is zero.
@@ -135,13 +136,14 @@ def pack_filters(w, int64_t group, out, int64_t block=0):
         group: number of groups; divides the filters.
         out: C-contiguous float32 buffer of the target's size.
         block: channels of a block; 0 for all in one.
+        wide: so many panels of a group, the first ones, have 3 * VW filters instead of NR.
 
     Raises:
         ValueError: the buffers do not fit.
     """
     cdef Py_buffer source, target
     cdef Strided s
-    cdef int64_t filters, channels, panels, blocks, g, p, k, size
+    cdef int64_t filters, channels, panels, blocks, g, p, k, size, nr, first
     cdef float* y
     PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
     try:
@@ -152,22 +154,24 @@ def pack_filters(w, int64_t group, out, int64_t block=0):
                 raise ValueError(f"{s.shape[0]} filters do not divide into {group} groups")
             filters = s.shape[0] // group
             channels = s.shape[2]
-            panels = (filters + NR - 1) // NR
+            panels = wide + max(<int64_t>0, filters - wide * 3 * VW + NR - 1) // NR
             if block < 1:
                 block = max(channels, <int64_t>1)
             blocks = (channels + block - 1) // block
-            size = s.shape[1] * block * NR
-            if target.len != group * panels * blocks * size * 4:
+            size = s.shape[1] * block
+            if target.len != group * (panels * NR + wide * VW) * blocks * size * 4:
                 raise ValueError(f"the target has {target.len} bytes")
             y = <float*>target.buf
             with nogil:
                 for g in range(group):
                     for p in range(panels):
+                        nr = 3 * VW if p < wide else NR
+                        first = p * NR + min(p, wide) * VW
                         for k in range(blocks):
                             fill(
-                                &s, g * filters + p * NR, min(filters - p * NR, <int64_t>NR),
-                                k * block, min((k + 1) * block, channels), block, y)
-                            y += size
+                                &s, g * filters + first, min(filters - first, nr),
+                                k * block, min((k + 1) * block, channels), block, y, nr)
+                            y += size * nr
         finally:
             PyBuffer_Release(&target)
     finally:

@@ -22,11 +22,25 @@
  * general registers, so AVX-512 stops at 12 although 32 vector registers would hold 14. */
 #if VW == 16
 #define MR 12
+#define MR3 8
 #elif defined(__aarch64__)
 #define MR 8
 #else
 #define MR 6
 #endif
+/* Rows of a tile of 3 vectors, where the registers suffice for one; else 0. */
+#ifndef MR3
+#define MR3 0
+#endif
+
+/* Pixels of a tile whose inputs are a matrix in memory (no addresses of rows), and how far the
+ * inputs of the next product lie apart: whole vectors. */
+#if VW == 16
+#define FEW_ROWS 14
+#else
+#define FEW_ROWS MR
+#endif
+#define FEW_LANES ((FEW_ROWS + VW - 1) / VW * VW)
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -99,6 +113,18 @@ V_INLINE vf v_min(vf a, vf b) { return v_select(v_lt(a, b), a, b); }
 V_INLINE vf v_sqrt(vf a) { for (int i = 0; i < VW; i++) a[i] = sqrtf(a[i]); return a; }
 #endif
 
+/* Lanes 0, 2, 4, ... of a, then of b. */
+V_INLINE vf v_alternate(vf a, vf b) {
+#if VW == 16
+    return __builtin_shuffle(
+        a, b, (vi){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+#elif VW == 8
+    return __builtin_shuffle(a, b, (vi){0, 2, 4, 6, 8, 10, 12, 14});
+#else
+    return __builtin_shuffle(a, b, (vi){0, 2, 4, 6});
+#endif
+}
+
 /* The first n lanes (0 <= n < VW); the others load as zero and are not stored. */
 #if VW == 16
 V_INLINE vf v_load_n(const float *p, int n) {
@@ -160,6 +186,9 @@ V_INLINE vf v_load_half(const uint16_t *p) {
 /* Ask for the cache line at p, which will be read soon. */
 V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
+/* The same, but not so near: for what is read some microseconds later. */
+V_INLINE void v_fetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
 /* 1 / a to about an ulp, for normal a whose reciprocal is normal. */
 #if VW == 16
 V_INLINE vf v_recip(vf a) {
@@ -169,6 +198,18 @@ V_INLINE vf v_recip(vf a) {
 #else
 V_INLINE vf v_recip(vf a) { return (1.0f - (vf){0}) / a; }
 #endif
+
+/* v_recip(a), but 0 where x is less than limit. */
+V_INLINE vf v_recip_above(vf a, vf x, vf limit) {
+#if VW == 16
+    __m512 r = _mm512_rcp14_ps((__m512)a);
+    __m512 e = _mm512_fnmadd_ps((__m512)a, r, _mm512_set1_ps(1.0f));
+    return (vf)_mm512_maskz_fmadd_ps(
+        _mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_NLT_UQ), r, e, r);
+#else
+    return v_select(v_lt(x, limit), v_zero(), v_recip(a));
+#endif
+}
 
 /* y * 2**n from t = n + 1.5 * 2**23, n an integer in -160..140; right also where 2**n is out of
  * range. */

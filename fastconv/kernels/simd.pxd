@@ -5,6 +5,9 @@ from libc.stdint cimport int32_t, uint16_t
 cdef extern from "simd.h" nogil:
     enum: VW
     enum: MR
+    enum: MR3
+    enum: FEW_ROWS
+    enum: FEW_LANES
     ctypedef float vf
     ctypedef int32_t vi
     vf v_load(const float *p)
@@ -41,9 +44,12 @@ cdef extern from "simd.h" nogil:
     vi v_to_int(vf a)
     vf v_to_float(vi a)
     vf v_recip(vf a)
+    vf v_recip_above(vf a, vf x, vf limit)
     vf v_load_half(const uint16_t *p)
     void v_prefetch(const void *p)
+    void v_fetch(const void *p)
     vf v_scale(vf y, vf t)
+    vf v_alternate(vf a, vf b)
     void v_fence()
     float v_hsum(vf a)
     float v_hmax(vf a)

@@ -2,45 +2,52 @@
 
 Rows are read in place through pointers, one per kernel tap and row (an indirection table, the idea
 of Dukhan, "The Indirect Convolution Algorithm", 2019), so the same tile serves matrix products,
-1×1 and k×k convolutions. Weights are packed as ``[taps][channels][2*VW]`` per panel of ``2*VW``
-output channels. Row count and vector count are literals at every call, so that the accumulators
-live in registers. Each output element is summed in one fixed order, whatever ``mr`` is.
+1×1 and k×k convolutions. Weights are packed as ``[taps][channels][columns]`` per panel of
+``columns`` output channels: 2*VW, or 3*VW in wide panels. A wide panel's tile has fewer rows (``MR3``)
+and loads less for each product; it needs 32 vector registers. Row count and vector count are
+literals at every call, so that the accumulators live in registers. Each output element is summed in
+one fixed order, whatever ``mr`` and ``nv`` are.
 """
 
 from fastconv.kernels.simd cimport *
 
 
 cdef struct Epilogue:
-    const float* bias       # the panel's 2*VW biases, or NULL
+    const float* bias       # the panel's biases, or NULL
     float lo                # clip bounds, applied to every output
     float hi
 
 
 cdef inline void tile_body(
-    const int mr, const int nv, const float** rows, Py_ssize_t taps, Py_ssize_t channels,
-    const float* w, float** out, const float** res, const Epilogue* e, int cols,
+    const int mr, const int nv, const bint fetch, const float** rows, Py_ssize_t taps,
+    Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
+    const Epilogue* e, int cols, const char* ahead,
 ) noexcept nogil:
-    cdef vf acc[MR][2]
+    cdef vf acc[MR][3]
     cdef const float* p[MR]
-    cdef vf b0, b1, b2, b3, a, lo, hi
+    cdef vf b0, b1, b2, b3, b4, b5, a, lo, hi
     cdef Py_ssize_t t, c
     cdef int i, j, n
     cdef float* y
     cdef const float* r
     b0 = v_zero()
     b1 = v_zero()
+    b2 = v_zero()
     if e.bias != NULL:
         b0 = v_load(e.bias)
-        if nv == 2:
+        if nv >= 2:
             b1 = v_load(e.bias + VW)
+        if nv == 3:
+            b2 = v_load(e.bias + 2 * VW)
     for i in range(mr):
         acc[i][0] = b0
         acc[i][1] = b1
+        acc[i][2] = b2
     for t in range(taps):
         for i in range(mr):
             p[i] = rows[t * MR + i]
         c = 0
-        if VW == 16:
+        if VW == 16 and nv < 3:
             # Two channels at a time: each row's address is fetched once for both (there are more
             # rows than general registers), and the 32 vector registers hold both weight pairs.
             while c + 2 <= channels:
@@ -50,6 +57,11 @@ cdef inline void tile_body(
                     b1 = v_load(w + VW)
                     b3 = v_load(w + 3 * VW)
                 w += 4 * VW
+                if fetch:
+                    v_fetch(ahead)
+                    if nv == 2:
+                        v_fetch(ahead + 64)
+                    ahead += 128
                 for i in range(mr):
                     a = v_set(p[i][c])
                     acc[i][0] = v_fma(a, b0, acc[i][0])
@@ -62,77 +74,93 @@ cdef inline void tile_body(
                 c += 2
         while c < channels:
             b0 = v_load(w)
-            if nv == 2:
+            if nv >= 2:
                 b1 = v_load(w + VW)
+            if nv == 3:
+                b2 = v_load(w + 2 * VW)
+                w += VW
             w += 2 * VW
+            if fetch:
+                v_fetch(ahead)
+                ahead += 64
             for i in range(mr):
                 a = v_set(p[i][c])
                 acc[i][0] = v_fma(a, b0, acc[i][0])
-                if nv == 2:
+                if nv >= 2:
                     acc[i][1] = v_fma(a, b1, acc[i][1])
+                if nv == 3:
+                    acc[i][2] = v_fma(a, b2, acc[i][2])
             c += 1
     v_fence()
     lo = v_set(e.lo)
     hi = v_set(e.hi)
+    n = cols - (nv - 1) * VW    # lanes of the last vector
     for i in range(mr):
-        y = out[i]
+        y = out[i] + at
         if res != NULL:
-            r = res[i]
-            if cols == nv * VW:
+            r = res[i] + at
+            a = v_load(r + (nv - 1) * VW) if n == VW else v_load_n(r + (nv - 1) * VW, n)
+            if nv >= 2:
                 acc[i][0] = v_add(acc[i][0], v_load(r))
-                if nv == 2:
-                    acc[i][1] = v_add(acc[i][1], v_load(r + VW))
-            elif nv == 2:
-                acc[i][0] = v_add(acc[i][0], v_load(r))
-                acc[i][1] = v_add(acc[i][1], v_load_n(r + VW, cols - VW))
-            else:
-                acc[i][0] = v_add(acc[i][0], v_load_n(r, cols))
+            if nv == 3:
+                acc[i][1] = v_add(acc[i][1], v_load(r + VW))
+            acc[i][nv - 1] = v_add(acc[i][nv - 1], a)
         acc[i][0] = v_min(hi, v_max(lo, acc[i][0]))
-        if nv == 2:
+        if nv >= 2:
             acc[i][1] = v_min(hi, v_max(lo, acc[i][1]))
-        if cols == nv * VW:
             v_store(y, acc[i][0])
-            if nv == 2:
-                v_store(y + VW, acc[i][1])
-        elif nv == 2:
-            v_store(y, acc[i][0])
-            v_store_n(y + VW, acc[i][1], cols - VW)
+        if nv == 3:
+            acc[i][2] = v_min(hi, v_max(lo, acc[i][2]))
+            v_store(y + VW, acc[i][1])
+        if n == VW:
+            v_store(y + (nv - 1) * VW, acc[i][nv - 1])
         else:
-            v_store_n(y, acc[i][0], cols)
+            v_store_n(y + (nv - 1) * VW, acc[i][nv - 1], n)
 
 
 cdef inline void tile(
-    int mr, const float** rows, Py_ssize_t taps, Py_ssize_t channels, const float* w,
-    float** out, const float** res, const Epilogue* e, int cols,
+    int mr, const bint fetch, const bint wide, const float** rows, Py_ssize_t taps,
+    Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
+    const Epilogue* e, int cols, const char* ahead,
 ) noexcept nogil:
-    """Compute ``mr`` (1..MR) output rows of one panel.
+    """Compute ``mr`` (1..MR; of a wide panel 1..MR3) output rows of one panel.
 
-    ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i]``
-    where row ``i`` writes its ``cols`` (1..2*VW) floats; ``res[i]`` what is added first, if any.
+    ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i] + at``
+    where row ``i`` writes its ``cols`` floats; ``res[i] + at`` what is added first, if any. With
+    ``fetch``, the cache lines from ``ahead`` on are asked for meanwhile, ``taps * channels`` of them.
     """
-    if cols > VW:
-        if mr == 1: tile_body(1, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 2: tile_body(2, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 3: tile_body(3, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 4: tile_body(4, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 5: tile_body(5, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 6 or MR <= 6: tile_body(6, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 7: tile_body(7 if MR >= 7 else MR, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 9: tile_body(9 if MR >= 9 else MR, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 10: tile_body(10 if MR >= 10 else MR, 2, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 11: tile_body(11 if MR >= 11 else MR, 2, rows, taps, channels, w, out, res, e, cols)
-        else: tile_body(12 if MR >= 12 else MR, 2, rows, taps, channels, w, out, res, e, cols)
+    if wide and cols > 2 * VW:
+        if mr == 1: tile_body(1, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(8 if MR >= 8 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+    elif cols > VW:
+        if mr == 1: tile_body(1, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 9: tile_body(9 if MR >= 9 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 10: tile_body(10 if MR >= 10 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 11: tile_body(11 if MR >= 11 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(12 if MR >= 12 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
     else:
-        if mr == 1: tile_body(1, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 2: tile_body(2, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 3: tile_body(3, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 4: tile_body(4, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 5: tile_body(5, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 6 or MR <= 6: tile_body(6, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 7: tile_body(7 if MR >= 7 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 9: tile_body(9 if MR >= 9 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-        elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, rows, taps, channels, w, out, res, e, cols)
-        else: tile_body(12 if MR >= 12 else MR, 1, rows, taps, channels, w, out, res, e, cols)
+        if mr == 1: tile_body(1, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 9: tile_body(9 if MR >= 9 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(12 if MR >= 12 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)

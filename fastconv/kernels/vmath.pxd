@@ -53,6 +53,7 @@ cdef enum Act:
     # Forms that the kernels choose themselves.
     ACT_CUBE = 100
     ACT_POW_HALF = 101
+    ACT_SILU_ONE = 102
 
 cdef enum:
     SIGN_BIT = -2147483648
@@ -164,8 +165,7 @@ cdef inline vf v_tanh(vf x) noexcept nogil:
 cdef inline vf v_sigmoid(vf x) noexcept nogil:
     """1 / (1 + e**-x); at most 4.4 ulp, and 0 for x < -87.33 (where it is below 1.2e-38)."""
     cdef vf z = v_neg(v_min(v_set(87.33), v_max(v_set(-87.33), x)))
-    cdef vf r = v_recip(exp_plus_one(z))
-    return v_select(v_lt(x, v_set(-87.33)), v_zero(), r)
+    return v_recip_above(exp_plus_one(z), x, v_set(-87.33))
 
 
 cdef inline vf v_log(vf x) noexcept nogil:
@@ -454,6 +454,8 @@ cdef inline vf v_act(const int kind, vf x, vf a, vf b) noexcept nogil:
         return v_tanh(x)
     elif kind == ACT_SILU:
         return v_mul(x, v_sigmoid(v_mul(a, x)))
+    elif kind == ACT_SILU_ONE:
+        return v_mul(x, v_sigmoid(x))
     elif kind == ACT_HARD_SIGMOID:
         return v_min(one, v_max(v_zero(), v_fma(a, x, b)))
     elif kind == ACT_HARD_SWISH:
@@ -552,6 +554,7 @@ cdef inline void act_switch(
     elif kind == ACT_LEAKY_RELU: act_loop(ACT_LEAKY_RELU, alpha, beta, x, y, n)
     elif kind == ACT_SIGMOID: act_loop(ACT_SIGMOID, alpha, beta, x, y, n)
     elif kind == ACT_TANH: act_loop(ACT_TANH, alpha, beta, x, y, n)
+    elif kind == ACT_SILU and alpha == 1: act_loop(ACT_SILU_ONE, alpha, beta, x, y, n)
     elif kind == ACT_SILU: act_loop(ACT_SILU, alpha, beta, x, y, n)
     elif kind == ACT_HARD_SIGMOID: act_loop(ACT_HARD_SIGMOID, alpha, beta, x, y, n)
     elif kind == ACT_HARD_SWISH: act_loop(ACT_HARD_SWISH, alpha, beta, x, y, n)

@@ -252,8 +252,9 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
                     for i in range(mr):
                         rows[i] = v + (q * p.block_tiles + r + i) * ldv
                         out[i] = mem + (q * p.block_tiles + r + i) * width + (j - j0) * 2 * VW
-                    tile(<int>mr, rows, 1, p.channels,
-                         weights + (q * panels + j) * p.channels * 2 * VW, out, NULL, &e, 2 * VW)
+                    tile(<int>mr, False, False, rows, 1, p.channels,
+                         weights + (q * panels + j) * p.channels * 2 * VW, out, NULL, 0, &e,
+                         2 * VW, NULL)
                     r += mr
         columns = min(j1 * 2 * VW, p.filters) - j0 * 2 * VW
         for t in range(t0, t1):

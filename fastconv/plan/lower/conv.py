@@ -30,6 +30,8 @@ VECTOR = 16
 FEW = 20
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
+#: A tile's inputs are gathered where there are at most so many channels, and products in a sum.
+GATHER_CHANNELS, MOST_PRODUCTS = 4, 512
 
 
 def epilogue(act: Activation | None) -> dict[str, Any]:
@@ -59,13 +61,30 @@ def pixel_strides(place: Place) -> tuple[int, int, int, int]:
     return d * h * w * p, h * w * p, w * p, p
 
 
-def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
-    """Pack ``[filters][taps][channels]`` into ``[group][panel][taps][channels][NR]``."""
-    nr = kernels.constants(isa)["NR"]
+def wide_panels(filters: int, isa: str) -> int:
+    """How many of a group's panels are of 3 vectors; the others, behind them, are of 2.
+
+    A tile of 3 vectors is faster where there are registers for it. A panel that is left with one
+    vector is the slowest, so there is none of those beside others.
+    """
+    sizes = kernels.constants(isa)
+    vectors = -(-filters // sizes["VW"])
+    if not sizes["MR3"] or vectors in (1, 2, 4):
+        return 0
+    return (vectors - (0, 4, 2)[vectors % 3]) // 3
+
+
+def pack_filters(w: np.ndarray, group: int, isa: str, wide: int = 0) -> np.ndarray:
+    """Pack ``[filters][taps][channels]`` into ``[group][panel][taps][channels][NR]``.
+
+    The first ``wide`` panels have 3 vectors of filters rather than 2.
+    """
+    nr, vw = kernels.constants(isa)["NR"], kernels.constants(isa)["VW"]
     filters, taps, channels = w.shape
-    out = aligned_empty((group, -(-filters // group // nr), taps, channels, nr))
+    panels = wide + max(0, -((wide * 3 * vw - filters // group) // nr))
+    out = aligned_empty((group, panels * nr + wide * vw, taps, channels))
     w = w.astype(np.float32, copy=False)
-    kernels.packing(isa).pack_filters(w, group, out)
+    kernels.packing(isa).pack_filters(w, group, out, 0, wide)
     return out
 
 
@@ -80,12 +99,47 @@ def pack_bias(bias: np.ndarray, group: int, isa: str) -> np.ndarray:
 
 
 def blocks(
-    rows: int, panels: int, panel_bytes: int, mr: int, target: int = BLOCK_ROWS
+    low: Lowering,
+    rows: int,
+    filters: int,
+    group: int,
+    depth: int,
+    wide: int,
+    target: int = BLOCK_ROWS,
 ) -> tuple[int, int]:
-    """How work is cut: (rows per block, about ``target``; panels per block)."""
-    block_panels = max(1, min(panels, PANEL_BYTES // max(1, panel_bytes)))
-    n = max(1, round(rows / target))
-    return max(mr, ceil(rows / n)), block_panels
+    """How work is cut: (rows per block, about ``target``; panels per block).
+
+    Args:
+        low: the plan in the making.
+        rows, filters, group, depth: output pixels; filters, and products in a sum, of each group.
+        wide: panels of 3 vectors.
+        target: rows of a block.
+    """
+    nr, mr = low.vector("NR"), low.vector("MR3" if wide else "MR")
+    panels = wide + max(0, -((wide * nr // 2 * 3 - filters) // nr))
+    block_panels = max(1, min(panels, PANEL_BYTES // max(1, depth * nr * 4)))
+    block_rows = max(mr, ceil(rows / max(1, round(rows / target))))
+    if low.threads == 1:
+        return block_rows, block_panels
+    # Enough units for every thread to get an even share. Each thread does some rows, which lie in
+    # its cache, with all weights; or where these are more than all pixels, some panels.
+    want = 4 * low.threads
+    row_blocks = ceil(rows / block_rows)
+    if row_blocks * group < want and depth * filters > rows * (depth + filters):
+        parts = ceil(want / (row_blocks * group))
+        block_panels = max(1, min(block_panels, panels // parts))
+    panel_blocks = ceil(panels / block_panels)
+    while block_rows > 2 * mr and ceil(rows / block_rows) * panel_blocks * group < want:
+        block_rows = max(mr, ceil(block_rows / 2))
+    return block_rows, block_panels
+
+
+def pointer_table(low: Lowering, threads: int, taps: int, wide: int, block_rows: int) -> Place:
+    """Scratch memory for where the rows of a block are read and written."""
+    mr = low.vector("MR")
+    tiles = ceil(block_rows / (low.vector("MR3") if wide else mr))
+    size = checked_size((threads, tiles * mr, max(1, taps) + 2), 8, "pointer table")
+    return low.scratch(size, threads)
 
 
 def rows_of_block(low: Lowering, rows: int) -> int:
@@ -137,6 +191,8 @@ def conv(low: Lowering, node: Node) -> Any:
                 xn_, xh * shape.strides[0], xw * shape.strides[1],
             )  # fmt: skip
             return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
+    if few and fixed and not rn and suits_few(ws, win.output[-1], low.vector("FEW_LANES")):
+        return lower_few(low, node, win)
     x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
@@ -162,22 +218,76 @@ def conv(low: Lowering, node: Node) -> Any:
     if weight is None:
         # Weights that are computed: tap t, channel c of filter f lies at f*C*taps + c*taps + t.
         per = ws[1] * prod(win.kernel_shape)
+        wide = 0
         wp = pack_at_run_time(
             low, low.place(wn, PLAIN), group, taps, channels, filters, filters * per, 1, taps, per
         )
     else:
         w: np.ndarray = weight[(slice(None), slice(None), *cut)]
+        wide = wide_panels(filters, low.isa)
         wp = low.packed(
-            ("conv", wn, group, taps, *((c.start, c.stop) for c in cut)),
+            ("conv", wn, group, taps, wide, *((c.start, c.stop) for c in cut)),
             lambda: pack_filters(
-                np.moveaxis(w, 1, -1).reshape(ws[0], taps, channels), group, low.isa
+                np.moveaxis(w, 1, -1).reshape(ws[0], taps, channels), group, low.isa, wide
             ),
         )
     emit(
         low, x, wp, bias_place(low, bn, group), r, y,
         kernel=kernel, strides=triple(win.strides, 1),
         dilations=triple(win.dilations, 1), pads=pads,
-        channels=channels, filters=filters, group=group, act=op.activation,
+        channels=channels, filters=filters, group=group, wide=wide, act=op.activation,
+    )  # fmt: skip
+
+
+def suits_few(weight: tuple[int, ...], width: int, lanes: int) -> bool:
+    """Whether the inputs of tiles are to be gathered: rows are long enough, and channels few."""
+    return weight[1] <= GATHER_CHANNELS and prod(weight[1:]) <= MOST_PRODUCTS and width >= lanes
+
+
+def lower_few(low: Lowering, node: Node, win: Window) -> None:
+    """One convolution of few channels, constant weights and no residual."""
+    op = node.op
+    assert isinstance(op, Conv)
+    xn, wn, bn = (*node.inputs, "", "")[:3]
+    weight = low.known[wn]
+    filters, channels = weight.shape[:2]
+    rank = len(win.kernel_shape)
+    _, kh, kw = triple(win.kernel_shape, 1)
+    _, sh, sw = triple(win.strides, 1)
+    _, dh, _ = triple(win.dilations, 1)
+    _, top, left = triple(win.pads[:rank], 0)
+    depth = kh * channels * kw
+    wp = low.packed(
+        ("few", wn),
+        lambda: pack_filters(
+            np.moveaxis(weight.reshape(filters, channels, kh, kw), 1, 2).reshape(filters, 1, depth),
+            1,
+            low.isa,
+        ),
+    )
+    x = low.place(xn)
+    n, c = x.shape[:2]
+    _, h, w = triple(x.shape[2:], 1)
+    x_n, x_c, x_h, x_w = c * h * w, h * w, w, 1
+    if x.layout == CHANNELS_LAST:
+        x_n, x_c, x_h, x_w = h * w * x.pixel, 1, w * x.pixel, x.pixel
+    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+    _, oh, ow = triple(y.shape[2:], 1)
+    yn, _, yh, yw = pixel_strides(y)
+    # The inputs of a whole tile are read, also where the last pixels need fewer.
+    lanes = low.vector("FEW_LANES")
+    line = ceil(max(left + w, (ow + lanes) * sw + kw) / lanes + 1) * lanes
+    macs = n * oh * ow * filters * depth
+    threads = low.threads_for(macs)
+    size = checked_size((threads, kh * channels * line + depth * lanes), 4, "lines")
+    params = dict(
+        n=n, h=h, w=w, channels=c, x_n=x_n, x_c=x_c, x_h=x_h, x_w=x_w, oh=oh, ow=ow,
+        filters=filters, y_n=yn, y_h=yh, y_w=yw, kh=kh, kw=kw, stride_h=sh, stride_w=sw,
+        dilation_h=dh, pad_h=top, pad_w=left, line=line, **epilogue(op.activation),
+    )  # fmt: skip
+    low.step(
+        "conv_few", params, [x, wp, bias_place(low, bn, 1), low.scratch(size, threads), y],
+        macs=macs, threads=threads,
     )  # fmt: skip
 
 
@@ -289,6 +399,7 @@ def emit(
     channels: int,
     filters: int,
     group: int,
+    wide: int,
     act: Activation | None,
     out: tuple[int, int, int] | None = None,
     y_strides: tuple[int, int, int, int] | None = None,
@@ -301,14 +412,7 @@ def emit(
     rows = n * prod(out)
     if rows * filters == 0:
         return
-    nr, mr = low.vector("NR"), low.vector("MR")
-    panels = -(-filters // nr)
-    target = rows_of_block(low, rows)
-    block_rows, block_panels = blocks(rows, panels, taps * channels * nr * 4, mr, target)
-    if low.threads > 1:
-        # Enough units for every thread to get an even share.
-        while block_rows > 2 * mr and ceil(rows / block_rows) * group < 4 * low.threads:
-            block_rows = max(mr, ceil(block_rows / 2))
+    sizes = blocks(low, rows, filters, group, taps * channels, wide, rows_of_block(low, rows))
     xn, xd, xh, xw = pixel_strides(x)
     yn, yd, yh, yw = y_strides or pixel_strides(y)
     rn, rd, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
@@ -328,14 +432,14 @@ def emit(
         stride_d=strides[0], stride_h=strides[1], stride_w=strides[2],
         dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
         pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
-        channels=channels, filters=filters, group=group,
+        channels=channels, filters=filters, group=group, wide=wide,
         x_g=channels, y_g=filters, r_g=filters, linear=int(linear), y_linear=int(y_linear),
-        block_rows=block_rows, block_panels=block_panels, **epilogue(act),
+        block_rows=sizes[0], block_panels=sizes[1], **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
     macs = rows * filters * group * taps * channels
     threads = low.threads_for(macs)
-    scratch = low.scratch(checked_size((threads, max(1, taps), mr), 8, "pointer table"), threads)
+    scratch = pointer_table(low, threads, taps, wide, sizes[0])
     low.step(
         "conv", params, [x, weights, bias, residual, zeros, scratch, y], macs=macs, threads=threads
     )
@@ -365,29 +469,32 @@ def conv_transpose(low: Lowering, node: Node) -> Any:
     for phase in np.ndindex(*(min(s, n) for s, n in zip(ss, size, strict=True))):
         axes = [phase_axis(*a) for a in zip(phase, ks, ss, ds, ps, size, strict=True)]
         index = [a[0] for a in axes]
+        wide = wide_panels(filters, low.isa)
         wp = low.packed(
             ("conv_transpose", wn, group, tuple(map(tuple, index))),
-            partial(pack_phase, weight.reshape(group, channels, filters, *ks), index, low.isa),
+            partial(
+                pack_phase, weight.reshape(group, channels, filters, *ks), index, low.isa, wide
+            ),
         )
         emit(
             low, x, wp, bias, None, y,
             kernel=triple(tuple(len(i) for i in index), 1), strides=(1, 1, 1),
             dilations=triple(tuple(a[1] for a in axes), 1),
             pads=triple(tuple(a[2] for a in axes), 0),
-            channels=channels, filters=filters, group=group, act=op.activation,
+            channels=channels, filters=filters, group=group, wide=wide, act=op.activation,
             out=triple(tuple(a[3] for a in axes), 1),
             y_strides=(yn, *(s * t for s, t in zip(ys, ss, strict=True))),  # type: ignore[arg-type]
             y_0=sum(f * t for f, t in zip(phase, ys, strict=True)),
         )  # fmt: skip
 
 
-def pack_phase(w: np.ndarray, index: list[list[int]], isa: str) -> np.ndarray:
+def pack_phase(w: np.ndarray, index: list[list[int]], isa: str, wide: int) -> np.ndarray:
     """Pack the taps ``index`` (by axis) of ``[group][channels][filters][kd][kh][kw]``."""
     group, channels, filters = w.shape[:3]
     at: tuple[Any, ...] = (slice(None), slice(None), slice(None), *np.ix_(*index))
     part = w[at].reshape(group, channels, filters, prod(map(len, index)))
     part = part.transpose(0, 2, 3, 1).reshape(group * filters, -1, channels)
-    return pack_filters(part, group, isa)
+    return pack_filters(part, group, isa, wide)
 
 
 def phase_axis(

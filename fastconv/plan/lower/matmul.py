@@ -10,11 +10,10 @@ import numpy as np
 from ...graph import Node
 from ...graph.activation import Activation
 from ...graph.ops.matmul import Gemm, MatMul
-from ...sizes import checked_size
 from ..lowering import Lowering, aligned_zeros, lowers
 from ..memory import FLAT, PLAIN, Place
 from . import vector
-from .conv import blocks, epilogue, pack_at_run_time, pack_bias, pack_filters
+from .conv import blocks, epilogue, pack_at_run_time, pack_bias, pack_filters, pointer_table
 
 #: Sizes of the convolution kernel that a matrix product leaves at 1, and those it leaves at 0.
 ONES = (
@@ -97,19 +96,18 @@ def product(
             macs=k * n, units=n // (4 * low.vector("NR")),  # the kernel does four panels at a time
         )  # fmt: skip
         return
-    nr, mr = low.vector("NR"), low.vector("MR")
     macs = batch * m * n * k
     threads = low.threads_for(macs)
-    block_rows, block_panels = blocks(m, -(-n // nr), k * nr * 4, mr)
+    block_rows, block_panels = blocks(low, m, n, batch, k, 0)
     ones = dict.fromkeys(ONES, 1)
     none = dict.fromkeys(ZEROS, 0)
     params = dict(
-        **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch,
+        **ones, **none, w=m, x_w=k, ow=m, y_w=n, channels=k, filters=n, group=batch, wide=0,
         linear=1, y_linear=1, x_g=m * k if x_batch is None else x_batch, y_g=m * n,
         block_rows=block_rows, block_panels=block_panels, **epilogue(act),
     )  # fmt: skip
     zeros = low.packed(("zeros", 1), lambda: aligned_zeros((1,)))
-    scratch = low.scratch(checked_size((threads, mr), 8), threads)
+    scratch = pointer_table(low, threads, 1, 0, block_rows)
     low.step("conv", params, [x, packed, bias, None, zeros, scratch, y], macs=macs, threads=threads)
 
 

@@ -143,9 +143,10 @@ def lower_conv(
         return True
     if m != 1:
         return False
-    packed = low.packed(("conv", wn, 1, 1, *[(0, 1)] * len(win.kernel_shape)), lambda: pack_filters(
-        weight.reshape(n, 1, k), 1, low.isa
-    ))  # fmt: skip
+    packed = low.packed(
+        ("conv", wn, 1, 1, 0, *[(0, 1)] * len(win.kernel_shape)),
+        lambda: pack_filters(weight.reshape(n, 1, k), 1, low.isa),
+    )
     low.step(
         "gemv", dict(k=k, n=n, **epilogue(act)), [x, packed, bias(), residual, y],
         work=4 * k * n, macs=k * n,
