@@ -18,6 +18,7 @@ from .budget import Budget, Change, spending
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
+from .products import fuse_products
 from .types import fold_constants, hide_names, infer_types, name_types
 
 
@@ -43,6 +44,8 @@ PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("pads", fold_pads),
     # Before affine folding, which would move the "+ 3" of a hard-swish into a bias.
     ("activations", fuse_written_out),
+    # After activations, which it moves; before composites, where Transposes meet and vanish.
+    ("products", fuse_products),
     ("composites", fuse_composites),
     # Before epilogues: weights take what precedes the activation.
     ("affine", fold_affine),
