@@ -106,6 +106,11 @@ def conv(low: Lowering, node: Node) -> Any:
     win = op.window(xs, ws)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
     fixed = weight is not None and (not bn or low.const(bn) is not None)
+    if fixed and depthwise.suits_groups(low, win, channels, filters, group):
+        x = low.place(xn, CHANNELS_LAST, dense=False)
+        r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+        y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+        return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert weight is not None
