@@ -15,7 +15,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, vector, winograd
+from . import amx, depthwise, dilated, vector, winograd
 
 INF = float("inf")
 
@@ -166,6 +166,11 @@ def conv(low: Lowering, node: Node) -> Any:
         )
     else:
         w: np.ndarray = weight[(slice(None), slice(None), *cut)]
+        if fixed and not few and r is None and dilated.lower(
+            low, x, w, (wn, *((c.start, c.stop) for c in cut)), bias_place(low, bn, group), y,
+            win, group, op.activation,
+        ):  # fmt: skip
+            return None
         wp = low.packed(
             ("conv", wn, group, taps, *((c.start, c.stop) for c in cut)),
             lambda: pack_filters(
