@@ -84,6 +84,37 @@ def test_any_transposed_convolution_matches_its_twin(case):
     check_op(op, xs, consts=[1, 2][: len(xs) - 1])
 
 
+@st.composite
+def upsampling(draw):
+    """Transposed convolutions whose kernel is as wide as their stride, or as their output."""
+    rank = draw(st.integers(1, 3))
+    kernel = [draw(st.integers(1, 4)) for _ in range(rank)]
+    strides = [draw(st.sampled_from([k, 1, 2])) for k in kernel[:-1]] + [kernel[-1]]
+    one = draw(st.booleans())
+    size = [1 if one else draw(st.integers(1, 6)) for _ in range(rank)]
+    extra = [draw(st.sampled_from([0, 0, s - 1])) for s in strides]
+    act = draw(st.sampled_from([None, Activation("clip", 0.0, 6.0), Activation("sigmoid")]))
+    op = ConvTranspose(strides=tuple(strides), output_padding=tuple(extra), activation=act)
+    channels, filters = draw(st.integers(1, 5)), draw(st.sampled_from([1, 2, 7, 20, 33]))
+    x, w = (draw(st.integers(1, 2)), channels, *size), (channels, filters, *kernel)
+    return op, x, w, draw(st.booleans()), draw(st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(upsampling())
+def test_kernels_as_wide_as_their_stride_match_the_twin(case):
+    op, x, w, bias, seed = case
+    rng = np.random.default_rng(seed)
+    xs = arrays(rng, x, w) + (arrays(rng, (w[1],)) if bias else [])
+    check_op(op, xs, consts=[1, 2][: len(xs) - 1])
+
+
+def test_a_transposed_convolution_keeps_nan_to_the_pixels_that_read_it():
+    x, w = arrays(np.random.default_rng(0), (1, 3, 4, 5), (3, 2, 2, 2))
+    x[0, 1, 2, 3] = np.nan
+    check_op(ConvTranspose(strides=(2, 2)), [x, w], consts=[1])
+
+
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 11, 12, 13, 25, 49])
 @pytest.mark.parametrize("filters", [1, 15, 16, 17, 31, 32, 33, 47, 48, 65, 80, 103])
 def test_every_tile_edge_of_a_pointwise_convolution(rows, filters):

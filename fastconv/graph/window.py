@@ -136,7 +136,8 @@ def _resolve(
         if isinstance(room, int):
             need(
                 # Rounded up, one window may reach past the end of an input smaller than it is.
-                room >= 0 or (ceil_mode and room > -ss[a]),
+                # An empty axis stays empty under a window of 1: a product of no rows becomes one.
+                room >= 0 or (ceil_mode and room > -ss[a]) or (extent == 1 and room == -1),
                 lambda: (
                     f"the window (kernel_shape {list(ks)}, dilations {list(ds)}) is larger than "
                     f"the padded input (spatial {list(spatial)}, pads {[*begin, *end]})"

@@ -51,7 +51,7 @@ VNNI = ("qconv", "qdepthwise")
 FAMILY_KERNELS = {
     "amx_conv": "amx_conv amx_split",
     "conv": "conv conv_few stage",
-    "depthwise": "depthwise",
+    "depthwise": "depthwise grouped",
     "elementwise": "unary binary",
     "matmul": "pack_b gemv gemv_half read",
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",

@@ -1,4 +1,4 @@
-"""Depthwise convolution: one filter per channel, channels along the vector lanes.
+"""Depthwise convolution, and groups of a few channels: channels along the vector lanes.
 
 A strip of up to 8 neighbouring output pixels of one vector of channels is held in registers. For
 3, 5 and 7 taps per row (undilated) each input vector is loaded once per kernel row and added to
@@ -8,6 +8,12 @@ outside it by a clamped range, so there is no padded copy. Strips go down the im
 and each asks for the rows that the next one adds.
 
 Each output element is summed in the order (kernel row, kernel column), whatever its strip is.
+
+Groups of as many filters as channels, a divisor of the vector's lanes, are depthwise convolutions
+several times over: the input vector with channel 0 of every group in all of the group's lanes, then
+that with channel 1, and so on. The shuffled vectors of three columns are used for three taps. Where
+a group is a whole vector there is nothing to shuffle: one number goes to every lane. The order is
+(kernel row, channel of the group, kernel column), with stride 2 the middle column last.
 """
 
 from libc.stdint cimport int32_t, int64_t, uintptr_t
@@ -37,8 +43,9 @@ cdef struct DepthwiseParams:
     int64_t r_n, r_h, r_w
     # Taps; input coordinate = output coordinate * stride + tap * dilation - pad.
     int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
-    # Channels; floats from one tap's weights to the next.
-    int64_t channels, tap
+    # Channels; floats from one tap's weights to the next; channels of a group, and floats from the
+    # weights for one of them to the next.
+    int64_t channels, tap, each, lane
     # Work is cut into blocks of rows × channels (whole vectors, but for the last block), and each
     # walks its rows in bands of strips.
     int64_t block_rows, block_channels, block_tiles
@@ -59,6 +66,7 @@ cdef struct Strip:
     Py_ssize_t x_w, tap, r_w, y_w
     Py_ssize_t c, c_end         # channels
     Py_ssize_t kw, x_tap, x_step
+    Py_ssize_t each, lane
     Py_ssize_t ahead            # input rows that the next strip down adds
     int act                     # what follows the clip, on registers
     float alpha, beta
@@ -287,6 +295,149 @@ cdef void strip_any_narrow(const Strip* s) noexcept nogil:
     any_pixels(True, s)
 
 
+cdef inline vf spread(const int V, const float* x, Py_ssize_t j, vi index) noexcept nogil:
+    """Channel ``j`` of every group in all lanes of the group; ``V`` says that a group is a vector."""
+    return v_set(x[j]) if V else v_permute(v_load(x), index)
+
+
+cdef inline void group_body(
+    const int P, const int S, const int V, const bint full, const Strip* s
+) noexcept nogil:
+    """``P`` output pixels of groups, three undilated columns with stride ``S`` (1 or 2)."""
+    cdef vf acc[STRIP]
+    cdef vf v[STRIP + 2]
+    cdef vf b, w
+    cdef vi first = group_lanes(s.each), index
+    cdef Py_ssize_t c = s.c, r, j, xw = s.x_w
+    cdef const float* x
+    cdef const float* wr
+    cdef int i, m = s.mask[0]
+    while True:
+        b = v_zero()
+        if s.bias != NULL:
+            b = v_load(s.bias + c)
+        for i in range(P):
+            acc[i] = b
+        x = s.x + c
+        wr = s.w + c
+        for r in range(s.rows):
+            for j in range(s.each):
+                index = v_iadd(first, v_iset(<int32_t>j))
+                for i in range(P + 3 - S):
+                    v[i] = v_zero()
+                    if full or m & (1 << (i * S)):
+                        v[i] = spread(V, x + i * S * xw, j, index)
+                w = v_load(wr)
+                for i in range(P):
+                    acc[i] = v_fma(v[i], w, acc[i])
+                if S == 1:
+                    w = v_load(wr + s.tap)
+                    for i in range(P):
+                        acc[i] = v_fma(v[i + 1], w, acc[i])
+                w = v_load(wr + 2 * s.tap)
+                for i in range(P):
+                    acc[i] = v_fma(v[i + 3 - S], w, acc[i])
+                if S == 2:
+                    w = v_load(wr + s.tap)
+                    for i in range(P):
+                        if full or m & (2 << (i * 2)):
+                            acc[i] = v_fma(spread(V, x + (i * 2 + 1) * xw, j, index), w, acc[i])
+                wr += s.lane
+            x += s.x_row
+            wr += s.w_row - s.each * s.lane
+        finish(P, False, acc, s, c, VW)
+        if c + VW >= s.c_end:
+            break
+        c = min(c + VW, s.c_end - VW)
+
+
+cdef inline vi group_lanes(Py_ssize_t each) noexcept nogil:
+    """The first lane of every lane's group."""
+    cdef int32_t lanes[VW]
+    cdef Py_ssize_t i
+    for i in range(VW):
+        lanes[i] = <int32_t>(i // each * each)
+    return v_bits(v_load(<const float*>lanes))
+
+
+cdef inline void group_of(const int P, const int S, const int V, const Strip* s) noexcept nogil:
+    if s.mask[0] == (1 << ((P - 1) * S + 3)) - 1:
+        group_body(P, S, V, True, s)
+    else:
+        group_body(P, S, V, False, s)
+
+
+cdef inline void group(const int S, const int V, const Strip* s) noexcept nogil:
+    if s.pixels == 8: group_of(8, S, V, s)
+    elif s.pixels == 7: group_of(7, S, V, s)
+    elif s.pixels == 6: group_of(6, S, V, s)
+    elif s.pixels == 5: group_of(5, S, V, s)
+    else: group_of(4, S, V, s)
+
+
+cdef void group_3_1(const Strip* s) noexcept nogil:
+    if s.each == VW: group(1, 1, s)
+    else: group(1, 0, s)
+
+
+cdef void group_3_2(const Strip* s) noexcept nogil:
+    if s.each == VW: group(2, 1, s)
+    else: group(2, 0, s)
+
+
+cdef void group_any(const Strip* s) noexcept nogil:
+    """Groups, any kernel width, stride and dilation, any number of channels."""
+    cdef vf acc[STRIP]
+    cdef vf out[STRIP]  # so that the accumulators themselves stay in registers
+    cdef Strip t
+    cdef vf w
+    cdef vi first = group_lanes(s.each), index
+    cdef Py_ssize_t c = s.c, r, k, j
+    cdef const float* x
+    cdef const float* xk
+    cdef const float* wk
+    cdef int i, n
+    while c < s.c_end:
+        n = <int>min(s.c_end - c, VW)
+        w = v_zero()
+        if s.bias != NULL:
+            w = v_load(s.bias + c)
+        for i in range(STRIP):
+            acc[i] = w
+        x = s.x + c
+        wk = s.w + c
+        for r in range(s.rows):
+            xk = x
+            for k in range(s.kw):
+                for j in range(s.each):
+                    index = v_iadd(first, v_iset(<int32_t>j))
+                    w = v_load(wk + j * s.lane)
+                    for i in range(STRIP):
+                        if s.mask[k] & (1 << i):
+                            if n == VW:
+                                acc[i] = v_fma(
+                                    v_permute(v_load(xk + i * s.x_step), index), w, acc[i])
+                            else:
+                                acc[i] = v_fma(
+                                    v_permute(v_load_n(xk + i * s.x_step, n), index), w, acc[i])
+                xk += s.x_tap
+                wk += s.tap
+            x += s.x_row
+            wk += s.w_row - s.kw * s.tap
+        for i in range(STRIP):
+            out[i] = acc[i]
+        t = s[0]
+        for i in range(s.pixels):
+            if n == VW:
+                finish(1, False, out + i, &t, c, n)
+            else:
+                finish(1, True, out + i, &t, c, n)
+            t.y += t.y_w
+            if t.res != NULL:
+                t.res += t.r_w
+        c += VW
+
+
 ctypedef void (*strip_fn)(const Strip*) noexcept nogil
 
 
@@ -308,7 +459,13 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     cdef int32_t mask[MAX_TILES][MAX_KW]
     cdef Strip s
     cdef strip_fn run = strip_any
-    if p.channels < VW:
+    if p.each > 1:
+        run = group_any
+        if p.kw == 3 and p.dilation_w == 1 and p.ow >= 4 and p.channels >= VW:
+            special = p.stride_w <= 2
+            if p.stride_w == 1: run = group_3_1
+            elif p.stride_w == 2: run = group_3_2
+    elif p.channels < VW:
         run = strip_any_narrow
     elif p.dilation_w == 1 and p.ow >= 4:
         special = True
@@ -324,6 +481,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.w_row = p.kw * p.tap
     s.x_w = p.x_w
     s.tap = p.tap
+    s.each = p.each
+    s.lane = p.lane
     s.r_w = p.r_w
     s.y_w = p.y_w
     s.kw = p.kw
@@ -395,5 +554,8 @@ def pack_depthwise(**values):
     return (<char*>&p)[:sizeof(DepthwiseParams)]
 
 
-KERNELS = {"depthwise": (<uintptr_t>&depthwise, pack_depthwise)}
+KERNELS = {
+    "depthwise": (<uintptr_t>&depthwise, pack_depthwise),
+    "grouped": (<uintptr_t>&depthwise, pack_depthwise),
+}
 CONSTANTS = {"STRIP": STRIP, "MAX_TILES": MAX_TILES, "MAX_KW": MAX_KW}

@@ -157,6 +157,23 @@ V_INLINE void v_store_n(float *p, vf a, int n) {
 }
 #endif
 
+/* Lane i is lane index[i] of a, which must be within 0..VW-1. */
+#if VW == 16
+V_INLINE vf v_permute(vf a, vi index) {
+    return (vf)_mm512_permutexvar_ps((__m512i)index, (__m512)a);
+}
+#elif defined(__AVX2__)
+V_INLINE vf v_permute(vf a, vi index) {
+    return (vf)_mm256_permutevar8x32_ps((__m256)a, (__m256i)index);
+}
+#else
+V_INLINE vf v_permute(vf a, vi index) {
+    vf r;
+    for (int i = 0; i < VW; i++) r[i] = a[index[i]];
+    return r;
+}
+#endif
+
 /* VW half-precision numbers (IEEE 754 binary16, as bits) as float32: exact, subnormals included, also
  * where denormals are flushed. */
 #if VW == 16

@@ -43,6 +43,7 @@ cdef extern from "simd.h" nogil:
     vf v_select(vi m, vf a, vf b)
     vi v_to_int(vf a)
     vf v_to_float(vi a)
+    vf v_permute(vf a, vi index)
     vf v_recip(vf a)
     vf v_recip_above(vf a, vf x, vf limit)
     vf v_load_half(const uint16_t *p)

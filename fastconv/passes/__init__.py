@@ -14,10 +14,12 @@ from ..errors import FastconvError, OptionError
 from ..graph import UNKNOWN, Graph, TensorType
 from .activations import fuse_written_out
 from .affine import fold_affine, fold_pads
+from .ahead import factor_sums, fold_ahead
 from .budget import Budget, Change, spending
 from .clean import remove_dead, remove_no_ops
 from .composites import fuse_composites
 from .epilogue import fuse_epilogues
+from .products import fuse_products
 from .types import fold_constants, hide_names, infer_types, name_types
 
 
@@ -43,9 +45,14 @@ PIPELINE: list[tuple[str, Callable[[Graph], Graph]]] = [
     ("pads", fold_pads),
     # Before affine folding, which would move the "+ 3" of a hard-swish into a bias.
     ("activations", fuse_written_out),
+    # After activations, which it moves; before composites, where Transposes meet and vanish.
+    ("products", fuse_products),
     ("composites", fuse_composites),
     # Before epilogues: weights take what precedes the activation.
     ("affine", fold_affine),
+    # After affine folding: weights ahead take what they can without a change of what is padded.
+    ("ahead", fold_ahead),
+    ("factors", factor_sums),
     # Last of the fusions, as a node with an activation or a residual matches no other pattern.
     ("epilogues", fuse_epilogues),
     # Constants that folding replaced.

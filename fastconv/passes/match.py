@@ -150,11 +150,13 @@ class Replacement:
 
     Attributes:
         like: the node whose name it keeps; the root's by default.
+        others: matched nodes that stay, and what they read from now on.
     """
 
     op: Op
     inputs: Sequence[str]
     like: Node | None = None
+    others: Sequence[tuple[Node, Sequence[str]]] = ()
 
 
 @record(frozen=True)
@@ -361,6 +363,10 @@ class Rewriter:
 
     def _put(self, m: Match, new: Replacement) -> None:
         root = m.root
+        for node, inputs in new.others:
+            self._forget(node)
+            node.inputs = list(inputs)
+            self._read(node)
         self._forget(root)
         merged = sorted(m.inner, key=lambda n: self.order[id(n)])
         root.sources = tuple(dict.fromkeys(s for n in merged for s in n.sources or (n.name,)))

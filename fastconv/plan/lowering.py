@@ -370,13 +370,19 @@ class Lowering:
             return self.slice_place(name)
         shape, dtype = self.shape(name), self.dtype(name)
         nbytes = checked_size(shape, dtype.itemsize, f"value {name!r}")
-        if layout == PLAIN and name in self.outputs and (name, PLAIN) not in self.places:
+        # One channel, or one pixel, lies in the caller's array as it does channels-last.
+        both = layout == CHANNELS_LAST and (shape[1] == 1 or checked_size(shape[2:]) == 1)
+        mine = (layout == PLAIN or both) and name in self.outputs
+        if mine and (name, PLAIN) not in self.places:
             buffer = self.external(name, nbytes)
         else:
             buffer = self.buffer(nbytes)
+            both = False
         pixel = shape[1] if layout == CHANNELS_LAST else 0
         place = Place(buffer, 0, shape, dtype, layout, pixel, channels)
         self.places[name, layout] = place
+        if both:
+            self.places[name, PLAIN] = Place(buffer, 0, shape, dtype)
         return place
 
     def slice_place(self, name: str) -> Place:

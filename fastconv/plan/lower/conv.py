@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from math import ceil, gcd, prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, vector, winograd
+from . import amx, depthwise, dilated, vector, winograd
 
 INF = float("inf")
 
@@ -165,6 +164,11 @@ def conv(low: Lowering, node: Node) -> Any:
     win = op.window(xs, ws)
     group, filters, channels = op.group, ws[0] // op.group, ws[1]
     fixed = weight is not None and (not bn or low.const(bn) is not None)
+    if fixed and depthwise.suits_groups(low, win, channels, filters, group):
+        x = low.place(xn, CHANNELS_LAST, dense=False)
+        r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
+        y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
+        return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
     if fixed and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert weight is not None
@@ -224,6 +228,11 @@ def conv(low: Lowering, node: Node) -> Any:
         )
     else:
         w: np.ndarray = weight[(slice(None), slice(None), *cut)]
+        if fixed and not few and r is None and dilated.lower(
+            low, x, w, (wn, *((c.start, c.stop) for c in cut)), bias_place(low, bn, group), y,
+            win, group, op.activation,
+        ):  # fmt: skip
+            return None
         wide = wide_panels(filters, low.isa)
         wp = low.packed(
             ("conv", wn, group, taps, wide, *((c.start, c.stop) for c in cut)),
@@ -447,65 +456,7 @@ def emit(
 
 @lowers(ConvTranspose)
 def conv_transpose(low: Lowering, node: Node) -> Any:
-    """One convolution of stride 1 for each phase of the output grid (its pixels modulo stride)."""
-    op = node.op
-    assert isinstance(op, ConvTranspose)
-    xn, wn = node.inputs[0], node.inputs[1]
-    bn = node.inputs[2] if len(node.inputs) > 2 else ""
-    xs, ws = low.shape(xn), low.shape(wn)
-    weight = low.const(wn)
-    if len(xs) > 5 or not low.all_float32(xn, wn, bn) or weight is None or 0 in (*xs, *ws):
-        return False
-    win = op.window(xs, ws)
-    rank = len(win.kernel_shape)
-    group, filters, channels = op.group, ws[1], ws[0] // op.group
-    x = low.place(xn, CHANNELS_LAST, dense=False)
-    y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    bias = bias_place(low, bn, group)
-    yn, *ys = pixel_strides(y)
-    ks, ss = triple(win.kernel_shape, 1), triple(win.strides, 1)
-    ds, ps = triple(win.dilations, 1), triple(win.pads[:rank], 0)
-    size = triple(y.shape[2:], 1)
-    for phase in np.ndindex(*(min(s, n) for s, n in zip(ss, size, strict=True))):
-        axes = [phase_axis(*a) for a in zip(phase, ks, ss, ds, ps, size, strict=True)]
-        index = [a[0] for a in axes]
-        wide = wide_panels(filters, low.isa)
-        wp = low.packed(
-            ("conv_transpose", wn, group, tuple(map(tuple, index))),
-            partial(
-                pack_phase, weight.reshape(group, channels, filters, *ks), index, low.isa, wide
-            ),
-        )
-        emit(
-            low, x, wp, bias, None, y,
-            kernel=triple(tuple(len(i) for i in index), 1), strides=(1, 1, 1),
-            dilations=triple(tuple(a[1] for a in axes), 1),
-            pads=triple(tuple(a[2] for a in axes), 0),
-            channels=channels, filters=filters, group=group, wide=wide, act=op.activation,
-            out=triple(tuple(a[3] for a in axes), 1),
-            y_strides=(yn, *(s * t for s, t in zip(ys, ss, strict=True))),  # type: ignore[arg-type]
-            y_0=sum(f * t for f, t in zip(phase, ys, strict=True)),
-        )  # fmt: skip
+    """In a module of its own, as most networks have none."""
+    from . import transposed
 
-
-def pack_phase(w: np.ndarray, index: list[list[int]], isa: str, wide: int) -> np.ndarray:
-    """Pack the taps ``index`` (by axis) of ``[group][channels][filters][kd][kh][kw]``."""
-    group, channels, filters = w.shape[:3]
-    at: tuple[Any, ...] = (slice(None), slice(None), slice(None), *np.ix_(*index))
-    part = w[at].reshape(group, channels, filters, prod(map(len, index)))
-    part = part.transpose(0, 2, 3, 1).reshape(group * filters, -1, channels)
-    return pack_filters(part, group, isa, wide)
-
-
-def phase_axis(
-    phase: int, k: int, stride: int, dilation: int, pad: int, size: int
-) -> tuple[list[int], int, int, int]:
-    """One axis of one phase: (taps that reach it, input step per tap, pad, output pixels).
-
-    Output o = phase + stride*i reads input (o + pad - tap*dilation) / stride where that is whole;
-    the taps for which it is are an arithmetic progression, so their inputs are one too.
-    """
-    taps = [t for t in range(k) if (phase + pad - t * dilation) % stride == 0]
-    step = -(dilation // gcd(dilation, stride))
-    first = (phase + pad - taps[0] * dilation) // stride if taps else 0
-    return taps, step, -first, len(range(phase, size, stride))
+    return transposed.lower(low, node)

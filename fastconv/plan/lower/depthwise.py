@@ -1,4 +1,4 @@
-"""Depthwise convolution: geometry → the ``depthwise`` kernel's parameters and packed weights."""
+"""Depthwise convolution and groups of a few channels: geometry → parameters, packed weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..memory import Place
 
 #: What the kernel takes: kernel columns, and strips side by side in a block.
 MAX_KW, STRIP, MAX_TILES = 64, 8, 16
+#: Vectors of so many lanes and more can be shuffled by one instruction.
+SHUFFLED = 8
 #: Input rows that a strip shares with the next output row should stay in the first-level cache.
 CACHE_BYTES = 24 << 10
 
@@ -28,6 +30,27 @@ def suits(win: Window, channels: int, filters: int, group: int) -> bool:
     """
     small = channels == 1 and filters == 1 and group > 1
     return small and len(win.kernel_shape) <= 2 and win.kernel_shape[-1] <= MAX_KW
+
+
+def suits_groups(low: Lowering, win: Window, channels: int, filters: int, group: int) -> bool:
+    """Whether the kernel handles these groups: a vector holds one or several of them whole.
+
+    Shuffling them within a vector takes about as long as using them twice.
+    """
+    vw = low.vector("VW")
+    small = 1 < channels == filters <= vw and group > 1
+    if not small or len(win.kernel_shape) > 2 or win.kernel_shape[-1] > MAX_KW:
+        return False
+    return channels == vw or (vw % channels == 0 and vw >= SHUFFLED)
+
+
+def pack_groups(w: np.ndarray, vw: int) -> np.ndarray:
+    """Pack ``[filters, each, *kernel_shape]`` into ``[taps][each][filters rounded up to vw]``."""
+    filters, each = w.shape[:2]
+    flat = w.reshape(filters, each, -1)
+    out = aligned_zeros((flat.shape[2], each, -(-filters // vw) * vw))
+    out[..., :filters] = flat.transpose(2, 1, 0)
+    return out
 
 
 def pack(w: np.ndarray, vw: int) -> np.ndarray:
@@ -66,7 +89,10 @@ def lower(
     padded = -(-channels // vw) * vw
     weight, bias_array = low.const(wn), low.const(bn)
     assert weight is not None
-    weights = low.packed(("depthwise", wn), lambda: pack(weight, vw))
+    each = weight.shape[1]
+    weights = low.packed(
+        ("depthwise", wn), lambda: pack(weight, vw) if each == 1 else pack_groups(weight, vw)
+    )
     bias = None
     if bias_array is not None:
         bias = low.packed(("depthwise bias", bn), lambda: pack(bias_array[:, None], vw))
@@ -81,7 +107,7 @@ def lower(
     yn, _, yh, yw = pixel_strides(y)
     rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
     n = x.shape[0]
-    macs = y.size * kh * kw
+    macs = y.size * kh * kw * each
     threads = low.threads_for(macs)
     block_rows, block_channels, block_tiles = blocks(
         n, oh, ow, channels, kh, (kw - 1) * dilation_w + 1, stride_w, dilation_h, vw, threads
@@ -90,10 +116,12 @@ def lower(
         n=n, h=h, w=w, x_n=xn, x_h=xh, x_w=xw, oh=oh, ow=ow, y_n=yn, y_h=yh, y_w=yw,
         r_n=rn, r_h=rh, r_w=rw, kh=kh, kw=kw, stride_h=stride_h, stride_w=stride_w,
         dilation_h=dilation_h, dilation_w=dilation_w, pad_h=pad_h, pad_w=pad_w,
-        channels=channels, tap=padded, block_rows=block_rows, block_channels=block_channels,
+        channels=channels, tap=padded * each, each=each, lane=padded, block_rows=block_rows,
+        block_channels=block_channels,
         block_tiles=block_tiles, **epilogue(act),
     )  # fmt: skip
-    low.step("depthwise", params, [x, weights, bias, residual, y], macs=macs, threads=threads)
+    kernel = "depthwise" if each == 1 else "grouped"
+    low.step(kernel, params, [x, weights, bias, residual, y], macs=macs, threads=threads)
 
 
 def blocks(
