@@ -145,6 +145,7 @@ FAMILIES = {
     "activations": "Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Elu Selu Celu "
     "Softplus Softsign Mish Gelu Swish ThresholdedRelu Shrink",
     "binary": "Add Sub Mul Div Pow Mod Min Max Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift",
+    "contrib": "MatrixTranspose MatrixInverse PadChannels CropAndResize",
     "conv": "Conv ConvTranspose",
     "elementwise": "",
     "legacy": "AxisBroadcast CastNarrow",

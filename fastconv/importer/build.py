@@ -288,7 +288,9 @@ class Builder:
         if n.domain == "" and n.op_type in CONTROL:
             return self._control(n, name, opsets)
         has_graph = any(a.type in ("GRAPH", "GRAPHS") for a in n.attributes.values())
-        if has_graph or ((n.domain, n.op_type) not in REGISTRY and not self._old(n, opset)):
+        known = (n.domain, n.op_type) in REGISTRY or self._old(n, opset)
+        contributed = None if known or has_graph else find_contributed(n)
+        if has_graph or not (known or contributed):
             return self._foreign(n, name, opsets)
         for a in n.attributes.values():
             if a.ref_attr_name:
@@ -302,16 +304,22 @@ class Builder:
             self.consts[key] = array
             return key
 
-        def insert(op: Op, inputs: list[str]) -> str:
-            output = self._fresh(f"{name}.{op.label}")
-            self.nodes.append(Node(op, inputs, [output], output, (name,)))
-            return output
+        def insert(op: Op, inputs: list[str], outputs: list[str] | None = None) -> str:
+            label = self._fresh(f"{name}.{op.label}")
+            outputs = outputs or [label]
+            self.nodes.append(Node(op, list(inputs), outputs, label, (name,)))
+            return outputs[0]
 
         draft = Draft(
             n.op_type, n.domain, list(n.inputs), list(n.outputs), attrs, opset, constant, insert,
-            self.formats,
+            self.formats, self.consts.get, lambda stem: self._fresh(f"{name}.{stem}"), self.model,
         )  # fmt: skip
         given = dict(attrs)
+        if contributed is not None:
+            fits(contributed, draft, n)
+            op = make_op(contributed, attrs, n).rewrite(draft)  # type: ignore[attr-defined]
+            self._spread(n.op_type, list(n.inputs), list(n.outputs), given)
+            return Node(op, draft.inputs, draft.outputs, name, (name,))
         try:
             adapt(draft)
         except (ValueError, TypeError, OverflowError) as e:
@@ -323,20 +331,7 @@ class Builder:
         parts = getattr(op, "num_outputs", None)
         if parts is not None and parts != len(draft.outputs):
             raise ModelError(f"num_outputs is {parts}, but {len(draft.outputs)} outputs are named")
-        while draft.inputs and not draft.inputs[-1]:
-            draft.inputs.pop()
-        least, most = cls.arity
-        count = len(draft.inputs)
-        missing = "" in (draft.inputs[:least] if most >= 0 else draft.inputs)
-        if count < least or (most >= 0 and count > most) or missing:
-            raise ModelError(
-                f"{n.op_type} takes {least} to {most if most >= 0 else 'any number of'} inputs, "
-                f"got {list(n.inputs)}"
-            )
-        if 0 <= cls.n_outputs < len(draft.outputs):
-            raise ModelError(
-                f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}"
-            )
+        fits(cls, draft, n)
         self._spread(n.op_type, draft.inputs, draft.outputs, given)
         return Node(op, draft.inputs, draft.outputs, name, (name,))
 
@@ -497,6 +492,35 @@ class Builder:
         nodes = [self._renamed(n, inner, prefix, values) for n in g.nodes]
         outputs = [dataclasses.replace(v, name=inner.get(v.name, v.name)) for v in g.outputs]
         return dataclasses.replace(g, nodes=nodes, outputs=outputs)
+
+
+def fits(cls: type[Op], draft: Draft, n: NodeDef) -> None:
+    """Drop absent inputs at the end.
+
+    Raises:
+        ModelError: the operator has not that many inputs or outputs.
+    """
+    while draft.inputs and not draft.inputs[-1]:
+        draft.inputs.pop()
+    least, most = cls.arity
+    count = len(draft.inputs)
+    missing = "" in (draft.inputs[:least] if most >= 0 else draft.inputs)
+    if count < least or (most >= 0 and count > most) or missing:
+        raise ModelError(
+            f"{n.op_type} takes {least} to {most if most >= 0 else 'any number of'} inputs, "
+            f"got {list(n.inputs)}"
+        )
+    if 0 <= cls.n_outputs < len(draft.outputs):
+        raise ModelError(f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}")
+
+
+def find_contributed(n: NodeDef) -> Any:
+    """How one of onnxruntime's own operators is rewritten, or None."""
+    if n.domain and not n.domain.startswith("com.microsoft"):
+        return None
+    from .contrib import find
+
+    return find(n.domain, n.op_type)
 
 
 def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:

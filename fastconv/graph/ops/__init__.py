@@ -3,6 +3,7 @@
 __all__ = [
     "activations",
     "binary",
+    "contrib",
     "control",
     "conv",
     "elementwise",

@@ -4,6 +4,7 @@ from ..lowering import LOWER  # noqa: F401
 
 __all__ = [
     "binary",
+    "contrib",
     "conv",
     "elementwise",
     "matmul",
