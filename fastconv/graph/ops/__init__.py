@@ -2,6 +2,7 @@
 
 __all__ = [
     "activations",
+    "attention",
     "binary",
     "contrib",
     "control",
@@ -10,11 +11,13 @@ __all__ = [
     "indexing",
     "legacy",
     "logic",
+    "loss",
     "matmul",
     "move",
     "norm",
     "pool",
     "quant",
+    "random",
     "recurrent",
     "recurrent_quant",
     "reduce",
