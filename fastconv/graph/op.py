@@ -149,9 +149,9 @@ FAMILIES = {
     "contrib": "MatrixTranspose MatrixInverse PadChannels CropAndResize",
     "conv": "Conv ConvTranspose CausalConvWithState",
     "elementwise": "",
-    "legacy": "AxisBroadcast CastNarrow",
-    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND TensorScatter OneHot NonZero Compress "
-    "Unique",
+    "legacy": "AxisBroadcast CastNarrow QuantizeNarrow",
+    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND TensorScatter OneHot "
+    "NonZero Compress Unique",
     "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
     "Where Cast CastLike Identity Dropout",
     "loss": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",

@@ -324,8 +324,9 @@ class Builder:
             adapt(draft)
         except (ValueError, TypeError, OverflowError) as e:
             raise ModelError(f"an attribute has a wrong type or value: {e}") from None
+        self._say_stored(draft)
         cls = REGISTRY.get((draft.domain, draft.op_type))
-        if cls is None or not self._stored_as_integers(draft):
+        if cls is None:
             return self._foreign(n, name, opsets)
         op = self._op(cls, draft, n)
         parts = getattr(op, "num_outputs", None)
@@ -335,18 +336,19 @@ class Builder:
         self._spread(n.op_type, draft.inputs, draft.outputs, given)
         return Node(op, draft.inputs, draft.outputs, name, (name,))
 
-    def _stored_as_integers(self, draft: Draft) -> bool:
-        """False for QuantizeLinear to narrow floats; says which integers, where NumPy cannot."""
+    def _say_stored(self, draft: Draft) -> None:
+        """Say to what QuantizeLinear rounds where the dtype that holds it does not."""
         if (draft.domain, draft.op_type) != ("", "QuantizeLinear"):
-            return True
+            return
         from ..graph.ops.quant import STORED
 
         kind = draft.attrs.get("output_dtype") or self._element(draft.inputs[2:3])
-        if kind not in STORED:
-            return not kind
-        if STORED[kind][0].itemsize == 1:
+        if kind in STORED and STORED[kind][0].itemsize > 1:
+            return
+        if kind:
             draft.attrs["output_dtype"] = kind
-        return True
+        if kind and kind not in STORED:
+            draft.op_type, draft.domain = "QuantizeNarrow", "fastconv"
 
     def _element(self, names: list[str]) -> int:
         """ONNX's number for the element type that the file states for a value, else 0."""

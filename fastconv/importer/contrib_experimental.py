@@ -1,4 +1,5 @@
-"""Experiments of ONNX 1.0, which onnxruntime kept and old exporters wrote (see ``contrib``).
+"""Experiments of ONNX 1.0, which onnxruntime kept and old exporters wrote, and what ONNX itself
+states as two operators (see ``contrib``).
 
 Source of the meaning: onnxruntime's schemas of these operators, in the domain of ONNX.
 """
@@ -101,3 +102,15 @@ class Crop(Contributed):
         for k, values in enumerate(([top, left], ends, [2, 3]), 1):
             d.set_input(k, np.array(values, np.int64))
         return make("Slice")
+
+
+@contributed("")
+class SwiGLU(Contributed):
+    """Swish of A, times B (ONNX operator SwiGLU-28)."""
+
+    arity = (2, 2)
+    alpha: float = 1.0
+
+    def rewrite(self, d: Draft) -> Op:
+        d.inputs = [d.insert(make("Swish", self.alpha), d.inputs[:1]), d.inputs[1]]
+        return make("Mul")

@@ -96,6 +96,7 @@ def _where(cls: type[Op]) -> str | None:
         "elementwise": "elementwise", "indexing": "move", "recurrent": None,
         "recurrent_quant": None, "legacy": "shape", "control": None, "sequence": None,
         "spectral": None, "vision": None,
+        "attention": None, "loss": None, "random": None,
     }.get(module, module)  # fmt: skip
 
 

@@ -55,7 +55,9 @@ class Attention(Op):
         q, k, v = types[:3]
         past = types[4] if len(types) > 4 else None
         need(self.qk_matmul_output_mode in range(4), "qk_matmul_output_mode must be 0 to 3")
-        need(min(self.left_window_size, self.right_window_size) >= -1, "a window must be −1 or more")
+        need(
+            min(self.left_window_size, self.right_window_size) >= -1, "a window must be −1 or more"
+        )
         unknown = [TensorType(q.dtype, None)] * 4
         if q.shape is None or k.shape is None or v.shape is None:
             return unknown

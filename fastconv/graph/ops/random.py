@@ -168,8 +168,6 @@ class Multinomial(Random):
         with np.errstate(all="ignore"):
             steps = np.cumsum(np.exp(x - x.max(axis=1, keepdims=True)), axis=1)
         points = self.generator().random_sample((x.shape[0], self.sample_size)) * steps[:, -1:]
-        rows = [
-            np.searchsorted(s, p, side="right") for s, p in zip(steps, points, strict=True)
-        ]
+        rows = [np.searchsorted(s, p, side="right") for s, p in zip(steps, points, strict=True)]
         drawn = np.array(rows).reshape(points.shape)
         return [np.minimum(drawn, x.shape[1] - 1).astype(TYPES[self.dtype])]
