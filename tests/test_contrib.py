@@ -189,6 +189,26 @@ CASES = {
         {"x": normal(2, 3, 32)},
         {"W": np.random.default_rng(3).integers(0, 256, (6, 1, 32), np.uint8), "S": normal(4, 6)},
     ),
+    "MultiHeadAttention": (
+        node("MultiHeadAttention", ["x", "z", "z", "B"], num_heads=2),
+        {"x": ROWS, "z": normal(2, 3, 7, 8)}, {"B": normal(3, 24)},
+    ),
+    "MultiHeadAttention, causal, no bias": (
+        node("MultiHeadAttention", ["x", "x", "x"], num_heads=4, unidirectional=1, scale=0.4),
+        {"x": ROWS}, {},
+    ),
+    "MultiHeadAttention, attention_bias": (
+        node("MultiHeadAttention", ["x", "x", "z", "", "", "A"], num_heads=2),
+        {"x": ROWS, "z": normal(2, 3, 5, 12)}, {"A": normal(4, 1, 2, 5, 5)},
+    ),
+    "Attention": (
+        node("Attention", ["x", "W", "B"], num_heads=2),
+        {"x": ROWS}, {"W": normal(2, 8, 24), "B": normal(3, 24)},
+    ),
+    "Attention, sizes": (
+        node("Attention", ["x", "W", "B"], num_heads=2, qkv_hidden_sizes=[8, 8, 4]),
+        {"x": ROWS}, {"W": normal(2, 8, 20), "B": normal(3, 20)},
+    ),
     "CropAndResize": (
         node("CropAndResize", ["x", "z", "I", "S"], extrapolation_value=9.0),
         {"x": X, "z": np.float32([[0.1, 0.2, 0.9, 0.7], [-0.2, 0, 1.1, 1], [0.8, 0.8, 0.1, 0.2]])},
@@ -478,6 +498,8 @@ def test_weights_that_fill_no_block_are_named():
          UnsupportedError, "pads that are computed"),
         (node("SkipLayerNormalization", ["x", "x", "G"], ["y", "m"]), {"G": normal(0, 7)},
          UnsupportedError, "output number 2"),
+        (node("Attention", ["x", "G", "", "G"], num_heads=2), {"G": normal(0, 7)},
+         UnsupportedError, "mask_index"),
         (node("Crop", ["x"], domain="", border=[1, 2]), {}, UnsupportedError, "border"),
     ],
 )  # fmt: skip

@@ -60,6 +60,7 @@ def contributed(*domains: str, name: str = "") -> Callable[[T], T]:
 def find(domain: str, op_type: str) -> type[Contributed] | None:
     """The class of an operator, or None."""
     # They fill the table.
+    from . import contrib_attention as _attention  # noqa: F401
     from . import contrib_experimental as _experimental  # noqa: F401
     from . import contrib_quant as _quant  # noqa: F401
     from . import nchwc as _nchwc  # noqa: F401
