@@ -28,6 +28,7 @@ class Draft:
         value: the array of that name, or None for what is no constant.
         fresh: a name that nothing has.
         model: the structures of the file.
+        turned: NHWC images that a node before made of NCHW ones, and these.
         formats: ONNX data types of values that are held in another dtype (``fastconv.formats``).
     """
 
@@ -45,6 +46,7 @@ class Draft:
         value: Callable[[str], np.ndarray | None],
         fresh: Callable[[str], str],
         model: Model,
+        turned: dict[str, str],
     ) -> None:
         self.op_type = op_type
         self.domain = domain
@@ -58,6 +60,7 @@ class Draft:
         self.value = value
         self.fresh = fresh
         self.model = model
+        self.turned = turned
 
     def set_input(self, index: int, array: np.ndarray) -> None:
         """Make a constant the input number ``index``."""

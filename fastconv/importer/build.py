@@ -110,6 +110,8 @@ class Builder:
         #: Operators by class and attributes; the attributes are kept so that ids stay theirs.
         self.ops: dict[tuple[Any, ...], tuple[Op, tuple[Attr, ...]]] = {}
         self.names: set[str] = set()
+        #: NHWC images that nodes made of NCHW ones, and these (see ``contrib``).
+        self.turned: dict[str, str] = {}
 
     def build(self, fed: frozenset[str] = frozenset()) -> Graph:
         """The main graph; see :func:`build_graph`."""
@@ -289,7 +291,7 @@ class Builder:
             return self._control(n, name, opsets)
         has_graph = any(a.type in ("GRAPH", "GRAPHS") for a in n.attributes.values())
         known = (n.domain, n.op_type) in REGISTRY or self._old(n, opset)
-        contributed = None if known or has_graph else find_contributed(n)
+        contributed = None if has_graph or (known and not n.domain) else find_contributed(n)
         if has_graph or not (known or contributed):
             return self._foreign(n, name, opsets)
         for a in n.attributes.values():
@@ -313,6 +315,7 @@ class Builder:
         draft = Draft(
             n.op_type, n.domain, list(n.inputs), list(n.outputs), attrs, opset, constant, insert,
             self.formats, self.consts.get, lambda stem: self._fresh(f"{name}.{stem}"), self.model,
+            self.turned,
         )  # fmt: skip
         given = dict(attrs)
         if contributed is not None:

@@ -174,13 +174,16 @@ class FusedConv(ConvLike):
 
 
 def channels_first(d: Draft, name: str) -> str:
-    """An NHWC image as NCHW."""
-    return d.insert(make("Transpose", (0, 3, 1, 2)), [name]) if name else ""
+    """An NHWC image as NCHW: that of which it was made, if it was."""
+    if name and name not in d.turned:
+        return d.insert(make("Transpose", (0, 3, 1, 2)), [name])
+    return d.turned.get(name, "")
 
 
 def channels_last(d: Draft, op: Op) -> Op:
     """Put ``op`` in front of what turns its NCHW image into NHWC."""
     d.inputs = [d.insert(op, d.inputs)]
+    d.turned[d.outputs[0]] = d.inputs[0]
     return make("Transpose", (0, 2, 3, 1))
 
 

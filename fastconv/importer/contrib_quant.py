@@ -10,7 +10,16 @@ import numpy as np
 from ..errors import UnsupportedError
 from ..graph import REGISTRY, Op
 from .adapt import Draft
-from .contrib import MICROSOFT, Contributed, ConvLike, contributed, given, make
+from .contrib import (
+    MICROSOFT,
+    Contributed,
+    ConvLike,
+    channels_first,
+    channels_last,
+    contributed,
+    given,
+    make,
+)
 
 
 @contributed(MICROSOFT)
@@ -35,11 +44,6 @@ class QuantizeLinear(Contributed):
         return make("QuantizeLinear", axis=self.axis)
 
 
-def channels_to(d: Draft, name: str, last: bool) -> str:
-    """A 4-D image with its channels moved behind, or back in front."""
-    return d.insert(make("Transpose", (0, 2, 3, 1) if last else (0, 3, 1, 2)), [name])
-
-
 @contributed(MICROSOFT)
 class QLinearConv(ConvLike):
     """QLinearConv of ONNX, of NHWC images with ``channels_last``."""
@@ -54,9 +58,80 @@ class QLinearConv(ConvLike):
         )  # fmt: skip
         if not self.channels_last:
             return op
-        d.inputs[0] = channels_to(d, d.inputs[0], last=False)
-        d.inputs = [d.insert(op, d.inputs)]
-        return make("Transpose", (0, 2, 3, 1))
+        d.inputs[0] = channels_first(d, d.inputs[0])
+        return channels_last(d, op)
+
+
+@contributed(MICROSOFT)
+class QLinearAveragePool(Contributed):
+    """The graph's operator of that name, of NHWC images with ``channels_last``."""
+
+    arity = (2, 5)
+    kernel_shape: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+    ceil_mode: int = 0
+    channels_last: int = 0
+    count_include_pad: int = 0
+    dilations: tuple[int, ...] | None = None
+    pads: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
+
+    def rewrite(self, d: Draft) -> Op:
+        op = REGISTRY[MICROSOFT, "QLinearAveragePool"](
+            kernel_shape=self.kernel_shape, auto_pad=self.auto_pad, ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad, dilations=self.dilations, pads=self.pads,
+            strides=self.strides,
+        )  # fmt: skip
+        if not self.channels_last:
+            return op
+        d.inputs[0] = channels_first(d, d.inputs[0])
+        return channels_last(d, op)
+
+
+@contributed(MICROSOFT)
+class QLinearGlobalAveragePool(Contributed):
+    """The graph's operator of that name, of NHWC images with ``channels_last``."""
+
+    arity = (2, 5)
+    channels_last: int = 0
+
+    def rewrite(self, d: Draft) -> Op:
+        op = REGISTRY[MICROSOFT, "QLinearGlobalAveragePool"]()
+        if not self.channels_last:
+            return op
+        d.inputs[0] = channels_first(d, d.inputs[0])
+        return channels_last(d, op)
+
+
+@contributed(MICROSOFT, name="QLinearMul")
+@contributed(MICROSOFT)
+class QLinearAdd(Contributed):
+    """The graph's operator of that name; two NHWC images are added as the NCHW ones they were."""
+
+    arity = (2, 8)
+
+    def rewrite(self, d: Draft) -> Op:
+        op = REGISTRY[MICROSOFT, d.op_type]()
+        a, b = d.turned.get(d.inputs[0]), d.turned.get(given(d, 3))
+        if a is None or b is None:
+            return op
+        d.inputs[0], d.inputs[3] = a, b
+        return channels_last(d, op)
+
+
+@contributed(MICROSOFT)
+class QLinearConcat(Contributed):
+    """The graph's operator of that name; NHWC images are joined as the NCHW ones they were."""
+
+    arity = (5, -1)
+    axis: int
+
+    def rewrite(self, d: Draft) -> Op:
+        images = [d.turned.get(n) for n in d.inputs[2::3]]
+        if self.axis not in (3, -1) or None in images:
+            return REGISTRY[MICROSOFT, "QLinearConcat"](self.axis)
+        d.inputs[2::3] = [n for n in images if n]
+        return channels_last(d, REGISTRY[MICROSOFT, "QLinearConcat"](1))
 
 
 def scaled(d: Draft, product: str, scales: list[str], bias: str) -> Op:
