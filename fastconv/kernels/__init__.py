@@ -32,6 +32,7 @@ FAMILIES = (
     "qconv",
     "qdepthwise",
     "qelementwise",
+    "recurrent",
     "reduce",
     "resize",
     "winograd",
@@ -61,6 +62,7 @@ FAMILY_KERNELS = {
     "qdepthwise": "qdepthwise",
     "qelementwise": "quantize_u8 quantize_s8 quantize_image_u8 quantize_image_s8 dequantize_u8 "
     "dequantize_s8 dequantize_s32 dynamic_range qbinary qtable qpool",
+    "recurrent": "recurrent",
     "reduce": "reduce arg_reduce",
     "resize": "blend",
     "winograd": "winograd",

@@ -34,6 +34,7 @@ pool: _Family
 qconv: _SizedFamily
 qdepthwise: _SizedFamily
 qelementwise: _Family
+recurrent: _Family
 reduce: _Family
 resize: _Family
 winograd: _Family

@@ -11,6 +11,7 @@ from ..base import pool as pool
 from ..base import qconv as qconv
 from ..base import qdepthwise as qdepthwise
 from ..base import qelementwise as qelementwise
+from ..base import recurrent as recurrent
 from ..base import reduce as reduce
 from ..base import resize as resize
 from ..base import winograd as winograd

@@ -13,6 +13,7 @@ __all__ = [
     "pool",
     "qconv",
     "quant",
+    "recurrent",
     "reduce",
     "resize",
     "shape",
