@@ -23,6 +23,7 @@ from ._cpu import call, cpu_isas, has_openmp, has_vnni
 FAMILIES = (
     "conv",
     "depthwise",
+    "detect",
     "elementwise",
     "matmul",
     "move",
@@ -53,6 +54,7 @@ FAMILY_KERNELS = {
     "amx_conv": "amx_conv",
     "conv": "conv stage",
     "depthwise": "depthwise",
+    "detect": "suppress",
     "elementwise": "unary binary",
     "matmul": "pack_b gemv gemv_half read",
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",

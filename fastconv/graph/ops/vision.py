@@ -301,14 +301,21 @@ class NonMaxSuppression(Op):
         need(self.center_point_box in (0, 1), "center_point_box must be 0 or 1")
         return [TensorType(INT64, (None, 3))]
 
+    def limits(self, xs: Any) -> tuple[int, float, float | None]:
+        """Most boxes per class, the largest overlap, and the score to pass (None: any)."""
+        most, overlap, least = [*xs[2:], None, None, None][:3]
+        return (
+            0 if most is None or not most.size else max(0, int(most.reshape(-1)[0])),
+            0.0 if overlap is None or not overlap.size else float(overlap.reshape(-1)[0]),
+            None if least is None or not least.size else float(least.reshape(-1)[0]),
+        )
+
     def compute(self, xs):
-        boxes, scores, most, overlap, least = [*xs, None, None, None][:5]
-        most = 0 if most is None or not most.size else max(0, int(most.reshape(-1)[0]))
-        overlap = 0.0 if overlap is None or not overlap.size else float(overlap.reshape(-1)[0])
-        floor = None if least is None or not least.size else float(least.reshape(-1)[0])
+        boxes, scores = xs[:2]
+        most, overlap, floor = self.limits(xs)
         found: list[tuple[int, int, int]] = []
         for n in range(scores.shape[0] if most else 0):
-            corners, area = self._corners(boxes[n])
+            corners, area = self.corners(boxes[n])
             for c in range(scores.shape[1]):
                 score = scores[n, c]
                 order = np.argsort(-score, kind="stable")
@@ -322,7 +329,7 @@ class NonMaxSuppression(Op):
                 found += [(n, c, k) for k in kept]
         return [np.array(found, np.int64).reshape(-1, 3)]
 
-    def _corners(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def corners(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes as y1, x1, y2, x2 with y1 ≤ y2 and x1 ≤ x2, and their areas."""
         b = boxes.astype(np.float32, copy=False)
         if self.center_point_box:

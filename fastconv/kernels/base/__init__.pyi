@@ -25,6 +25,7 @@ class _PackFamily(_Family, Protocol):
 
 conv: _SizedFamily
 depthwise: _SizedFamily
+detect: _Family
 elementwise: _SizedFamily
 matmul: _Family
 move: _Family

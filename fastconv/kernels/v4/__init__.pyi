@@ -2,6 +2,7 @@
 
 from ..base import conv as conv
 from ..base import depthwise as depthwise
+from ..base import detect as detect
 from ..base import elementwise as elementwise
 from ..base import matmul as matmul
 from ..base import move as move
