@@ -45,7 +45,7 @@ NOT_PASSING = {
 
 #: Operators of the cases that only run through onnx.reference.
 THROUGH_THE_REFERENCE = {
-    "BitCast", "ImageDecoder", "LinearAttention", "RegexFullMatch", "StringConcat",
+    "BitCast", "Det", "ImageDecoder", "LinearAttention", "RegexFullMatch", "StringConcat",
     "StringNormalizer", "StringSplit", "TfIdfVectorizer", "ai.onnx.ml.ArrayFeatureExtractor",
     "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "ai.onnx.ml.TreeEnsemble",
     "ai.onnx.preview.FlexAttention", "ai.onnx.preview.training.Adagrad",

@@ -155,7 +155,7 @@ FAMILIES = {
     "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
     "Where Cast CastLike Identity Dropout",
     "loss": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
-    "matmul": "Gemm MatMul Einsum Det",
+    "matmul": "Gemm MatMul Einsum",
     "move": "Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth ChannelShuffle "
     "Trilu ReverseSequence CenterCropPad",
     "norm": "Softmax LogSoftmax Hardmax FlatSoftmax FlatLogSoftmax FlatHardmax LpNormalization "

@@ -1,4 +1,4 @@
-"""Matrix products. Source of the maths: ONNX operators Gemm-13, MatMul-13, Einsum-12, Det-22."""
+"""Matrix products. Source of the maths: ONNX operators Gemm-13, MatMul-13, Einsum-12."""
 
 from __future__ import annotations
 
@@ -122,23 +122,3 @@ class Einsum(Op):
     def compute(self, xs):
         y = np.einsum(self.equation.replace(" ", ""), *xs, optimize=True)
         return [np.asarray(y).astype(xs[0].dtype, copy=False)]
-
-
-@register
-class Det(Op):
-    """The determinant of each matrix (…, n, n)."""
-
-    def infer(self, types, values):
-        x = types[0]
-        if x.shape is None:
-            return [x]
-        need(len(x.shape) >= 2, lambda: f"the determinant needs matrices, not {x}")
-        a, b = x.shape[-2:]
-        need(
-            a == b or not isinstance(a, int) or not isinstance(b, int), lambda: f"{x} is no square"
-        )
-        return [TensorType(x.dtype, x.shape[:-2])]
-
-    def compute(self, xs):
-        wide = np.result_type(xs[0].dtype, np.float32)
-        return [np.asarray(np.linalg.det(xs[0].astype(wide, copy=False)), xs[0].dtype)]
