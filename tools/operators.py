@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Print which ONNX operators run natively, which through onnx.reference, and which are refused.
+"""Print which operators run natively, which through onnx.reference, and which are refused.
 
     python tools/operators.py            # a table
     python tools/operators.py --markdown # the lists that README.md has
+
+It lists the operators of ONNX, and of those that onnxruntime adds the ones that run.
 
 An operator counts by its newest version in the installed onnx package. It is native when fastconv
 has code for it, runs through the reference when the onnx package implements it or states it as a
@@ -13,8 +15,12 @@ forms, ranks that no kernel has) is in its docstring.
 from __future__ import annotations
 
 import argparse
+import pathlib
+import sys
 import textwrap
-from collections.abc import Iterable
+
+# From a source folder that was built in place, where fastconv is not installed.
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
 #: Operators of older opsets, or forms, that the importer writes as others.
 ADAPTED = {"Upsample", "Scatter"}
@@ -38,10 +44,21 @@ def is_native(domain: str, name: str) -> bool:
     from fastconv.graph import REGISTRY
     from fastconv.graph import ops as _ops  # noqa: F401  (fills the registry)
     from fastconv.graph.ops.control import CONTROL
+    from fastconv.importer.contrib import find
 
     if domain == "" and (name in CONTROL or name in ADAPTED or name == "Constant"):
         return True
-    return (domain, name) in REGISTRY
+    return (domain, name) in REGISTRY or find(domain, name) is not None
+
+
+def added(domain: str) -> list[str]:
+    """The operators of one of onnxruntime's own domains that run."""
+    from fastconv.graph import REGISTRY
+    from fastconv.graph import ops as _ops  # noqa: F401  (fills the registry)
+    from fastconv.importer.contrib import CONTRIBUTED, find
+
+    find("", "")  # fills the table
+    return sorted({n for d, n in [*REGISTRY, *CONTRIBUTED] if d == domain})
 
 
 def in_reference(domain: str, name: str, schema: object) -> bool:
@@ -80,10 +97,9 @@ def table() -> dict[str, list[str]]:
     return result
 
 
-def wrapped(names: Iterable[str], mark: str = "") -> str:
-    """Names in lines of at most 100 characters."""
-    words = ", ".join(f"{mark}{n}{mark}" for n in names) or "none"
-    return "\n".join(textwrap.wrap(words, 100, break_long_words=False, break_on_hyphens=False))
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most ``width`` characters."""
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
 
 
 def main() -> None:
@@ -92,17 +108,19 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="as README.md has it")
     args = parser.parse_args()
     found = table()
-    titles = {
-        "native": "Native",
-        "reference": "Through onnx.reference",
-        "refused": "Refused",
-    }
-    for kind in KINDS:
-        names = found[kind]
+    rows = [
+        ("Native", found["native"]),
+        ("Native, of onnxruntime's domain com.microsoft", added("com.microsoft")),
+        ("Native, of its domain com.microsoft.nchwc", added("com.microsoft.nchwc")),
+        ("Through onnx.reference", found["reference"]),
+        ("Refused", found["refused"]),
+    ]
+    for title, names in rows:
+        listed = ", ".join(names) or "none"
         if args.markdown:
-            print(f"**{titles[kind]}** ({len(names)}): {', '.join(f'`{n}`' for n in names)}.\n")
+            print(f"{wrapped(f'**{title}** ({len(names)}): {listed}.', 110)}\n")
         else:
-            print(f"{titles[kind]} ({len(names)}):\n{textwrap.indent(wrapped(names), '  ')}\n")
+            print(f"{title} ({len(names)}):\n{textwrap.indent(wrapped(listed, 98), '  ')}\n")
 
 
 if __name__ == "__main__":

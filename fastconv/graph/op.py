@@ -143,14 +143,17 @@ class Op:
 FAMILIES = {
     "activations": "Relu LeakyRelu PRelu Clip Sigmoid Tanh HardSigmoid HardSwish Elu Selu Celu "
     "Softplus Softsign Mish Gelu Swish ThresholdedRelu Shrink",
+    "attention": "Attention RotaryEmbedding",
     "binary": "Add Sub Mul Div Pow Mod Min Max Sum Mean BitwiseAnd BitwiseOr BitwiseXor BitShift",
-    "conv": "Conv ConvTranspose",
+    "contrib": "MatrixTranspose MatrixInverse PadChannels CropAndResize",
+    "conv": "Conv ConvTranspose CausalConvWithState",
     "elementwise": "",
-    "legacy": "AxisBroadcast CastNarrow",
-    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND OneHot NonZero Compress "
-    "Unique",
+    "legacy": "AxisBroadcast CastNarrow QuantizeNarrow",
+    "indexing": "Gather GatherElements ScatterElements GatherND ScatterND TensorScatter OneHot "
+    "NonZero Compress Unique",
     "logic": "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not BitwiseNot IsNaN IsInf "
     "Where Cast CastLike Identity Dropout",
+    "loss": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
     "matmul": "Gemm MatMul Einsum",
     "move": "Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth ChannelShuffle "
     "Trilu ReverseSequence CenterCropPad",
@@ -161,6 +164,7 @@ FAMILIES = {
     "quant": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv ConvInteger "
     "QLinearMatMul MatMulInteger QGemm QLinearAdd QLinearMul QLinearAveragePool "
     "QLinearGlobalAveragePool QLinearSigmoid QLinearLeakyRelu QLinearActivation QLinearConcat",
+    "random": "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial",
     "recurrent": "RNN GRU LSTM",
     "recurrent_quant": "DynamicQuantizeLSTM",
     "reduce": "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
@@ -170,7 +174,7 @@ FAMILIES = {
     "SequenceLength SplitToSequence ConcatFromSequence Optional OptionalHasElement "
     "OptionalGetElement",
     "spectral": "DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix",
-    "vision": "DeformConv RoiAlign NonMaxSuppression AffineGrid Col2Im",
+    "vision": "DeformConv RoiAlign MaxRoiPool NonMaxSuppression AffineGrid Col2Im",
     "shape": "Reshape Flatten Squeeze Unsqueeze Shape Size ConstantOfShape Range Constant EyeLike",
     "unary": "Erf Exp Log Sqrt Reciprocal Floor Ceil Round Sin Cos Abs Neg Sign Tan Asin Acos Atan "
     "Sinh Cosh Asinh Acosh Atanh",

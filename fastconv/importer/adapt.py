@@ -13,8 +13,7 @@ import numpy as np
 
 from ..errors import ModelError, UnsupportedError
 from ..formats import NAMES
-from ..graph import Op
-from .defs import DATA_TYPES
+from .defs import DATA_TYPES, Model
 
 
 class Draft:
@@ -23,7 +22,13 @@ class Draft:
     Attributes:
         op_type, domain, inputs, outputs: as in the file, then as adapted.
         attrs: attribute values by name; what is left must be fields of the operator.
-        insert: puts an operator in front of this node; takes its inputs, returns its output.
+        insert: puts an operator in front of this node; takes its inputs, and the names of its
+            outputs where it has several or they matter; returns the first output.
+        constant: a name for an array.
+        value: the array of that name, or None for what is no constant.
+        fresh: a name that nothing has.
+        model: the structures of the file.
+        turned: NHWC images that a node before made of NCHW ones, and these.
         formats: ONNX data types of values that are held in another dtype (``fastconv.formats``).
     """
 
@@ -36,8 +41,12 @@ class Draft:
         attrs: dict[str, Any],
         opset: int,
         constant: Callable[[np.ndarray], str],
-        insert: Callable[[Op, list[str]], str],
+        insert: Callable[..., str],
         formats: Mapping[str, int],
+        value: Callable[[str], np.ndarray | None],
+        fresh: Callable[[str], str],
+        model: Model,
+        turned: dict[str, str],
     ) -> None:
         self.op_type = op_type
         self.domain = domain
@@ -47,13 +56,17 @@ class Draft:
         self.opset = opset
         self.insert = insert
         self.formats = formats
-        self._constant = constant
+        self.constant = constant
+        self.value = value
+        self.fresh = fresh
+        self.model = model
+        self.turned = turned
 
     def set_input(self, index: int, array: np.ndarray) -> None:
         """Make a constant the input number ``index``."""
         while len(self.inputs) <= index:
             self.inputs.append("")
-        self.inputs[index] = self._constant(array)
+        self.inputs[index] = self.constant(array)
 
     def attr_to_input(self, name: str, index: int, dtype: Any) -> None:
         """Move an attribute, when there is one, to an input."""

@@ -110,6 +110,8 @@ class Builder:
         #: Operators by class and attributes; the attributes are kept so that ids stay theirs.
         self.ops: dict[tuple[Any, ...], tuple[Op, tuple[Attr, ...]]] = {}
         self.names: set[str] = set()
+        #: NHWC images that nodes made of NCHW ones, and these (see ``contrib``).
+        self.turned: dict[str, str] = {}
 
     def build(self, fed: frozenset[str] = frozenset()) -> Graph:
         """The main graph; see :func:`build_graph`."""
@@ -288,7 +290,9 @@ class Builder:
         if n.domain == "" and n.op_type in CONTROL:
             return self._control(n, name, opsets)
         has_graph = any(a.type in ("GRAPH", "GRAPHS") for a in n.attributes.values())
-        if has_graph or ((n.domain, n.op_type) not in REGISTRY and not self._old(n, opset)):
+        known = (n.domain, n.op_type) in REGISTRY or self._old(n, opset)
+        contributed = None if has_graph or (known and not n.domain) else find_contributed(n)
+        if has_graph or not (known or contributed):
             return self._foreign(n, name, opsets)
         for a in n.attributes.values():
             if a.ref_attr_name:
@@ -302,56 +306,52 @@ class Builder:
             self.consts[key] = array
             return key
 
-        def insert(op: Op, inputs: list[str]) -> str:
-            output = self._fresh(f"{name}.{op.label}")
-            self.nodes.append(Node(op, inputs, [output], output, (name,)))
-            return output
+        def insert(op: Op, inputs: list[str], outputs: list[str] | None = None) -> str:
+            label = self._fresh(f"{name}.{op.label}")
+            outputs = outputs or [label]
+            self.nodes.append(Node(op, list(inputs), outputs, label, (name,)))
+            return outputs[0]
 
         draft = Draft(
             n.op_type, n.domain, list(n.inputs), list(n.outputs), attrs, opset, constant, insert,
-            self.formats,
+            self.formats, self.consts.get, lambda stem: self._fresh(f"{name}.{stem}"), self.model,
+            self.turned,
         )  # fmt: skip
         given = dict(attrs)
+        if contributed is not None:
+            fits(contributed, draft, n)
+            op = make_op(contributed, attrs, n).rewrite(draft)  # type: ignore[attr-defined]
+            self._spread(n.op_type, list(n.inputs), list(n.outputs), given)
+            return Node(op, draft.inputs, draft.outputs, name, (name,))
         try:
             adapt(draft)
         except (ValueError, TypeError, OverflowError) as e:
             raise ModelError(f"an attribute has a wrong type or value: {e}") from None
+        self._say_stored(draft)
         cls = REGISTRY.get((draft.domain, draft.op_type))
-        if cls is None or not self._stored_as_integers(draft):
+        if cls is None:
             return self._foreign(n, name, opsets)
         op = self._op(cls, draft, n)
         parts = getattr(op, "num_outputs", None)
         if parts is not None and parts != len(draft.outputs):
             raise ModelError(f"num_outputs is {parts}, but {len(draft.outputs)} outputs are named")
-        while draft.inputs and not draft.inputs[-1]:
-            draft.inputs.pop()
-        least, most = cls.arity
-        count = len(draft.inputs)
-        missing = "" in (draft.inputs[:least] if most >= 0 else draft.inputs)
-        if count < least or (most >= 0 and count > most) or missing:
-            raise ModelError(
-                f"{n.op_type} takes {least} to {most if most >= 0 else 'any number of'} inputs, "
-                f"got {list(n.inputs)}"
-            )
-        if 0 <= cls.n_outputs < len(draft.outputs):
-            raise ModelError(
-                f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}"
-            )
+        fits(cls, draft, n)
         self._spread(n.op_type, draft.inputs, draft.outputs, given)
         return Node(op, draft.inputs, draft.outputs, name, (name,))
 
-    def _stored_as_integers(self, draft: Draft) -> bool:
-        """False for QuantizeLinear to narrow floats; says which integers, where NumPy cannot."""
+    def _say_stored(self, draft: Draft) -> None:
+        """Say to what QuantizeLinear rounds where the dtype that holds it does not."""
         if (draft.domain, draft.op_type) != ("", "QuantizeLinear"):
-            return True
+            return
         from ..graph.ops.quant import STORED
 
         kind = draft.attrs.get("output_dtype") or self._element(draft.inputs[2:3])
-        if kind not in STORED:
-            return not kind
-        if STORED[kind][0].itemsize == 1:
+        if kind in STORED and STORED[kind][0].itemsize > 1:
+            return
+        if kind:
             draft.attrs["output_dtype"] = kind
-        return True
+        if kind and kind not in STORED:
+            draft.op_type, draft.domain = "QuantizeNarrow", "fastconv"
 
     def _element(self, names: list[str]) -> int:
         """ONNX's number for the element type that the file states for a value, else 0."""
@@ -501,6 +501,35 @@ class Builder:
 
         outputs = [replace(v, name=inner.get(v.name, v.name)) for v in g.outputs]
         return replace(g, nodes=nodes, outputs=outputs)
+
+
+def fits(cls: type[Op], draft: Draft, n: NodeDef) -> None:
+    """Drop absent inputs at the end.
+
+    Raises:
+        ModelError: the operator has not that many inputs or outputs.
+    """
+    while draft.inputs and not draft.inputs[-1]:
+        draft.inputs.pop()
+    least, most = cls.arity
+    count = len(draft.inputs)
+    missing = "" in (draft.inputs[:least] if most >= 0 else draft.inputs)
+    if count < least or (most >= 0 and count > most) or missing:
+        raise ModelError(
+            f"{n.op_type} takes {least} to {most if most >= 0 else 'any number of'} inputs, "
+            f"got {list(n.inputs)}"
+        )
+    if 0 <= cls.n_outputs < len(draft.outputs):
+        raise ModelError(f"{n.op_type} has at most {cls.n_outputs} outputs, got {list(n.outputs)}")
+
+
+def find_contributed(n: NodeDef) -> Any:
+    """How one of onnxruntime's own operators is rewritten, or None."""
+    if n.domain and not n.domain.startswith("com.microsoft"):
+        return None
+    from .contrib import find
+
+    return find(n.domain, n.op_type)
 
 
 def make_op(cls: type[Op], attrs: dict[str, Any], n: NodeDef) -> Op:

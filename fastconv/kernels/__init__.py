@@ -23,6 +23,7 @@ from ._cpu import call, cpu_isas, has_openmp, has_vnni
 FAMILIES = (
     "conv",
     "depthwise",
+    "detect",
     "elementwise",
     "matmul",
     "move",
@@ -32,6 +33,7 @@ FAMILIES = (
     "qconv",
     "qdepthwise",
     "qelementwise",
+    "recurrent",
     "reduce",
     "resize",
     "winograd",
@@ -52,6 +54,7 @@ FAMILY_KERNELS = {
     "amx_conv": "amx_conv amx_split",
     "conv": "conv conv_few stage",
     "depthwise": "depthwise grouped",
+    "detect": "suppress",
     "elementwise": "unary binary",
     "matmul": "pack_b gemv gemv_half read",
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",
@@ -61,6 +64,7 @@ FAMILY_KERNELS = {
     "qdepthwise": "qdepthwise",
     "qelementwise": "quantize_u8 quantize_s8 quantize_image_u8 quantize_image_s8 dequantize_u8 "
     "dequantize_s8 dequantize_s32 dynamic_range qbinary qtable qpool",
+    "recurrent": "recurrent",
     "reduce": "reduce arg_reduce",
     "resize": "blend",
     "winograd": "winograd",

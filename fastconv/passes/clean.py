@@ -96,7 +96,7 @@ NO_OPS = [
     Rule("Cast to the same dtype", P("Cast|CastLike", "x", rest=True), _cast),
     Rule(
         "a reshape to the same shape",
-        P("Reshape|Flatten|Squeeze|Unsqueeze|Expand|Tile", "x", rest=True),
+        P("Reshape|Flatten|Squeeze|Unsqueeze|Expand|Tile|PadChannels", "x", rest=True),
         _same_type,
     ),
     Rule("Transpose of nothing", P("Transpose", "x"), _transpose),

@@ -135,9 +135,10 @@ def _where(cls: type[Op]) -> str | None:
         return None
     return {
         "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
-        "elementwise": "elementwise", "indexing": "move", "recurrent": None,
-        "recurrent_quant": None, "legacy": "shape", "control": None, "sequence": None,
+        "elementwise": "elementwise", "indexing": "move",
+        "recurrent_quant": "recurrent", "legacy": "shape", "control": None, "sequence": None,
         "spectral": None, "vision": None,
+        "attention": None, "loss": None, "random": None,
     }.get(module, module)  # fmt: skip
 
 

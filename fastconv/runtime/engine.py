@@ -14,7 +14,7 @@ import numpy as np
 from .. import knobs
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
-from ..plan import PackCache, Plan, annotate, check_outputs, make_plan, too_few
+from ..plan import PackCache, Plan, annotate, check_outputs, late, make_plan, too_few
 from ..plan.choice import Choices
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
@@ -365,7 +365,7 @@ def run_node(
         if not node.op.dynamic and all(a is None or isinstance(a, np.ndarray) for a in arrays):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             check_outputs(node, types, arrays, limit)
-        return node.op.compute(arrays)
+        return late.compute(node.op, arrays)
 
     outs = compute(node, checked, ins)
     if len(outs) < len(node.outputs):

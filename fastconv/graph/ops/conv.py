@@ -1,4 +1,7 @@
-"""Conv and ConvTranspose. Source of the maths: ONNX operators Conv-22 and ConvTranspose-22."""
+"""Convolutions.
+
+Source of the maths: ONNX operators Conv-22, ConvTranspose-22 and CausalConvWithState-27.
+"""
 
 from __future__ import annotations
 
@@ -220,3 +223,42 @@ class ConvTranspose(Op):
         if self.activation is not None:
             out = activate(self.activation, out)
         return [out.astype(xs[0].dtype, copy=False)]
+
+
+@register
+class CausalConvWithState(Op):
+    """Depthwise 1-D convolution that looks back only, carried on from one call to the next.
+
+    Inputs: (batch, channels, length), weight (channels, 1, k), bias (channels), past_state
+    (batch, channels, k − 1; default zeros). Outputs: as the input, and the next past_state.
+    """
+
+    arity = (2, 4)
+    n_outputs = 2
+    activation: str = "none"
+
+    def infer(self, types, values):
+        x, w = types[:2]
+        need(
+            self.activation in ("none", "silu", "swish"),
+            lambda: f"activation {self.activation!r} must be none, silu or swish",
+        )
+        need(x.rank in (None, 3), lambda: f"the input must have rank 3, not {x}")
+        need(w.rank in (None, 3), lambda: f"the weight must have rank 3, not {w}")
+        if x.shape is None or w.shape is None:
+            return [x, TensorType(x.dtype, None)]
+        k = w.shape[2]
+        state = (*x.shape[:2], k - 1 if isinstance(k, int) else None)
+        return [x, TensorType(x.dtype, state)]
+
+    def compute(self, xs):
+        x, w, bias, past = [*xs, None, None][:4]
+        channels, k = x.shape[1], w.shape[2]
+        if past is None:
+            past = np.zeros((x.shape[0], channels, k - 1), x.dtype)
+        whole = np.concatenate([past, x], axis=2)
+        op = Conv(group=channels)
+        if self.activation != "none":
+            op = Conv(group=channels, activation=Activation("silu", 1.0))
+        y = op.compute([whole, w] if bias is None else [whole, w, bias])[0]
+        return [y, whole[:, :, whole.shape[2] - (k - 1) :]]

@@ -1,7 +1,7 @@
 """Operators that read or write at positions given as data.
 
 Source: ONNX operators Gather-13, GatherElements-13, GatherND-13, ScatterElements-18, ScatterND-18,
-OneHot-11, NonZero-13, Compress-11 and Unique-11.
+OneHot-11, NonZero-13, Compress-11, Unique-11 and TensorScatter-24.
 """
 
 from __future__ import annotations
@@ -372,3 +372,47 @@ class Unique(Op):
             first, inverse, counts = first[order], rank[inverse], counts[order]
         lists = [a.astype(np.int64) for a in (first, inverse, counts)]
         return [np.take(x, first, axis), *lists]
+
+
+@register
+class TensorScatter(Op):
+    """A cache with an update written into it, from another position on for each entry of axis 0.
+
+    Inputs: past_cache, update (smaller along ``axis``), write_indices (axis 0; default zeros). Mode
+    ``circular`` goes on at the front.
+    """
+
+    arity = (2, 3)
+    axis: int = -2
+    mode: str = "linear"
+
+    def infer(self, types, values):
+        cache, update = types[:2]
+        need(self.mode in ("linear", "circular"), lambda: f"mode {self.mode!r} is not known")
+        if cache.static and update.static:
+            axis = normalize_axis(self.axis, len(cache.shape))
+            need(axis > 0, "axis 0 is that of the write_indices")
+            same = [
+                a == b or (k == axis and b <= a)
+                for k, (a, b) in enumerate(zip(cache.shape, update.shape, strict=False))
+            ]
+            need(
+                all(same) and len(cache.shape) == len(update.shape),
+                lambda: f"update {update} does not fit the cache {cache}",
+            )
+        return [cache]
+
+    def compute(self, xs):
+        cache, update, at = [*xs, None][:3]
+        axis = normalize_axis(self.axis, cache.ndim)
+        size, count = cache.shape[axis], update.shape[axis]
+        at = np.zeros(len(cache), np.int64) if at is None else at
+        out = cache.copy()
+        for k, start in enumerate(at):
+            where = np.arange(count) + start
+            if self.mode == "circular":
+                where %= size
+            where = in_range(where, size, "write_indices")
+            view, part = np.moveaxis(out[k], axis - 1, 0), np.moveaxis(update[k], axis - 1, 0)
+            view[where] = part
+        return [out]

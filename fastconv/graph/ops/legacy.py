@@ -1,4 +1,4 @@
-"""What ONNX's operators do no longer, and casts to types that a graph holds in wider ones."""
+"""What ONNX's operators do no longer, and what makes types that a graph holds in wider ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from ...formats import NAMES, held_dtype, rounded
 from ..core import TensorType
 from ..op import Op, need, register
+from .quant import check_scales, divided
 
 
 @register
@@ -67,3 +68,29 @@ class CastNarrow(Op):
         if x.dtype == object:
             x = x.astype(np.float32)
         return [rounded(x, self.to, bool(self.saturate), self.round_mode)]
+
+
+@register
+class QuantizeNarrow(Op):
+    """QuantizeLinear to floats of 8 or 4 bits, which a graph holds in float32 (QuantizeLinear-25).
+
+    ``output_dtype`` is their ONNX number. The zero point of such types is 0.
+    """
+
+    domain = "fastconv"
+    arity = (2, 3)
+    axis: int = 1
+    block_size: int = 0
+    output_dtype: int = 0
+    precision: int = 0
+    saturate: int = 1
+
+    def infer(self, types, values):
+        need(self.output_dtype in NAMES, f"data type {self.output_dtype} is no narrow one")
+        check_scales(self, types[0], types[1], None)
+        return [TensorType(held_dtype(self.output_dtype), types[0].shape)]
+
+    def compute(self, xs):
+        with np.errstate(all="ignore"):
+            y = divided(self, xs[0], xs[1])
+            return [rounded(y, self.output_dtype, bool(self.saturate))]

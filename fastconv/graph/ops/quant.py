@@ -163,12 +163,16 @@ class QuantizeLinear(Op):
         x, scale = xs[0], xs[1]
         zero = xs[2] if len(xs) > 2 else None
         dtype, clamp = self.stored(zero)
-        exact: Any = FLOATS.get(self.precision) or (x.dtype if x.dtype.kind == "f" else scale.dtype)
-        exact = F32 if exact == np.float16 and self.precision != 10 else exact
-        s = spread(scale, x.shape, self.axis, self.block_size).astype(exact)
         z = 0 if zero is None else spread(zero, x.shape, self.axis, self.block_size)
         with np.errstate(all="ignore"):
-            return [saturate(x.astype(exact) / s, z, dtype, clamp)]
+            return [saturate(divided(self, x, scale), z, dtype, clamp)]
+
+
+def divided(op: Any, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """x / y_scale in the ``precision`` that an operator asks for."""
+    exact: Any = FLOATS.get(op.precision) or (x.dtype if x.dtype.kind == "f" else scale.dtype)
+    exact = F32 if exact == np.float16 and op.precision != 10 else exact
+    return x.astype(exact) / spread(scale, x.shape, op.axis, op.block_size).astype(exact)
 
 
 @register

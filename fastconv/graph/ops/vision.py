@@ -1,7 +1,8 @@
 """Operators of detectors and of learned warps, in NumPy.
 
-Source: ONNX operators DeformConv-22, RoiAlign-22, NonMaxSuppression-11, AffineGrid-20, Col2Im-18;
-"Deformable ConvNets v2" (arXiv 1811.11168) and "Mask R-CNN" (arXiv 1703.06870).
+Source: ONNX operators DeformConv-22, RoiAlign-22, MaxRoiPool-22, NonMaxSuppression-11,
+AffineGrid-20, Col2Im-18; "Deformable ConvNets v2" (arXiv 1811.11168), "Mask R-CNN"
+(arXiv 1703.06870) and "Fast R-CNN" (arXiv 1504.08083).
 """
 
 from __future__ import annotations
@@ -217,6 +218,64 @@ class RoiAlign(Op):
 
 
 @register
+class MaxRoiPool(Op):
+    """The largest value in each bin of regions of feature maps.
+
+    Inputs: X (N, C, H, W) and rois (R, 5): the image, then x1, y1, x2, y2, which are scaled by
+    ``spatial_scale`` and rounded to pixels, the last of them inside. Bins overlap by what their
+    borders share of a pixel. Output (R, C, *pooled_shape); an empty bin gives 0.
+    """
+
+    arity = (2, 2)
+    pooled_shape: tuple[int, ...]
+    spatial_scale: float = 1.0
+
+    def infer(self, types, values):
+        x, rois = types
+        need_rank(x, 4, "X")
+        need_rank(rois, 2, "rois")
+        if rois.shape is not None and type(rois.shape[1]) is int:
+            need(rois.shape[1] == 5, lambda: f"rois {rois} must have 5 columns")
+        size = tuple(self.pooled_shape)
+        need(len(size) == 2 and min(size) >= 1, lambda: f"pooled_shape {list(size)} is no size")
+        count = rois.shape[0] if rois.shape is not None else None
+        return [TensorType(x.dtype, (count, x.shape[1] if x.shape else None, *size))]
+
+    def compute(self, xs):
+        x, rois = xs
+        n, c, height, width = x.shape
+        checked_size((len(rois), c, *self.pooled_shape), 8, "regions")
+        if not np.isfinite(rois).all():
+            raise InputError("a region's corners are not finite")
+        out = np.zeros((len(rois), c, *self.pooled_shape), x.dtype)
+        scale = np.float32(self.spatial_scale)
+        for k, roi in enumerate(rois.astype(np.float32)):
+            image = int(roi[0])
+            if not 0 <= image < n:
+                raise InputError(f"region {k} is of image {image}, but there are {n} images")
+            # Halves go away from zero, as in C's round.
+            corners = roi[1:] * scale
+            x1, y1, x2, y2 = np.trunc(corners + np.copysign(np.float32(0.5), corners)).tolist()
+            rows = _bins(y1, y2, self.pooled_shape[0], height)
+            columns = _bins(x1, x2, self.pooled_shape[1], width)
+            for i, (top, bottom) in enumerate(rows):
+                band = x[image, :, top:bottom].max(axis=1) if bottom > top else None
+                for j, (left, right) in enumerate(columns):
+                    if band is not None and right > left:
+                        out[k, :, i, j] = band[:, left:right].max(axis=1)
+        return [out]
+
+
+def _bins(start: float, end: float, count: int, limit: int) -> list[tuple[int, int]]:
+    """First and one past the last pixel of each bin of a region, inside the image."""
+    size = np.float32(max(end - start + 1, 1)) / np.float32(count)
+    edges = np.arange(count + 1, dtype=np.float32) * size
+    low = np.clip(np.floor(edges[:-1]) + start, 0, limit).astype(int)
+    high = np.clip(np.ceil(edges[1:]) + start, 0, limit).astype(int)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+@register
 class NonMaxSuppression(Op):
     """Greedy suppression of boxes that overlap a better one of their class.
 
@@ -242,14 +301,21 @@ class NonMaxSuppression(Op):
         need(self.center_point_box in (0, 1), "center_point_box must be 0 or 1")
         return [TensorType(INT64, (None, 3))]
 
+    def limits(self, xs: Any) -> tuple[int, float, float | None]:
+        """Most boxes per class, the largest overlap, and the score to pass (None: any)."""
+        most, overlap, least = [*xs[2:], None, None, None][:3]
+        return (
+            0 if most is None or not most.size else max(0, int(most.reshape(-1)[0])),
+            0.0 if overlap is None or not overlap.size else float(overlap.reshape(-1)[0]),
+            None if least is None or not least.size else float(least.reshape(-1)[0]),
+        )
+
     def compute(self, xs):
-        boxes, scores, most, overlap, least = [*xs, None, None, None][:5]
-        most = 0 if most is None or not most.size else max(0, int(most.reshape(-1)[0]))
-        overlap = 0.0 if overlap is None or not overlap.size else float(overlap.reshape(-1)[0])
-        floor = None if least is None or not least.size else float(least.reshape(-1)[0])
+        boxes, scores = xs[:2]
+        most, overlap, floor = self.limits(xs)
         found: list[tuple[int, int, int]] = []
         for n in range(scores.shape[0] if most else 0):
-            corners, area = self._corners(boxes[n])
+            corners, area = self.corners(boxes[n])
             for c in range(scores.shape[1]):
                 score = scores[n, c]
                 order = np.argsort(-score, kind="stable")
@@ -263,7 +329,7 @@ class NonMaxSuppression(Op):
                 found += [(n, c, k) for k in kept]
         return [np.array(found, np.int64).reshape(-1, 3)]
 
-    def _corners(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def corners(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes as y1, x1, y2, x2 with y1 ≤ y2 and x1 ≤ x2, and their areas."""
         b = boxes.astype(np.float32, copy=False)
         if self.center_point_box:

@@ -25,6 +25,7 @@ class _PackFamily(_Family, Protocol):
 
 conv: _SizedFamily
 depthwise: _SizedFamily
+detect: _Family
 elementwise: _SizedFamily
 matmul: _Family
 move: _Family
@@ -34,6 +35,7 @@ pool: _Family
 qconv: _SizedFamily
 qdepthwise: _SizedFamily
 qelementwise: _Family
+recurrent: _Family
 reduce: _Family
 resize: _Family
 winograd: _Family

@@ -2,6 +2,7 @@
 
 from ..base import conv as conv
 from ..base import depthwise as depthwise
+from ..base import detect as detect
 from ..base import elementwise as elementwise
 from ..base import matmul as matmul
 from ..base import move as move
@@ -11,6 +12,7 @@ from ..base import pool as pool
 from ..base import qconv as qconv
 from ..base import qdepthwise as qdepthwise
 from ..base import qelementwise as qelementwise
+from ..base import recurrent as recurrent
 from ..base import reduce as reduce
 from ..base import resize as resize
 from ..base import winograd as winograd

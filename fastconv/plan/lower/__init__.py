@@ -4,6 +4,7 @@ from ..lowering import LOWER  # noqa: F401
 
 __all__ = [
     "binary",
+    "contrib",
     "conv",
     "elementwise",
     "matmul",
@@ -12,6 +13,7 @@ __all__ = [
     "pool",
     "qconv",
     "quant",
+    "recurrent",
     "reduce",
     "resize",
     "shape",
