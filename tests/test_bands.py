@@ -10,7 +10,7 @@ from fastconv.graph import Graph, Node, TensorType
 from fastconv.graph.activation import RELU
 from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.pool import AveragePool, MaxPool
-from fastconv.plan import bands
+from fastconv.plan import bands, lowering
 from fastconv.runtime.engine import Engine
 
 
@@ -47,9 +47,10 @@ def chain(draw_layers, size, seed=0, images=1, extra_outputs=()):
     return graph, x
 
 
-def run(graph, x, isa, cut, monkey):
+def run(graph, x, isa, cut, monkey, threads=1):
     monkey.setattr(bands, "LINK_BYTES", 0 if cut else 1 << 40)
-    engine = Engine(graph, 1, isa=isa, strict=True)
+    monkey.setattr(bands, "SHARED_BYTES", 0)
+    engine = Engine(graph, threads, isa=isa, strict=True)
     plan = engine.prepare(graph.types).plan
     return engine.run({"x": x}), plan
 
@@ -73,10 +74,14 @@ def test_any_chain_gives_the_same_bits_as_whole_steps(layers, height, width, ima
     graph, x = chain(layers, (height, width), images=images)
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr(bands, "BAND_BYTES", room)
+        # Small as they are, steps are shared by threads, in many pieces.
+        monkey.setattr(lowering, "PARALLEL_WORK", 1)
+        monkey.setattr(lowering, "PIECE_WORK", 1)
         for isa in ISAS:
             whole, _ = run(graph, x, isa, False, monkey)
-            cut, _ = run(graph, x, isa, True, monkey)
-            np.testing.assert_array_equal(cut["y"], whole["y"])
+            for threads in (1, 2, 3):
+                cut, _ = run(graph, x, isa, True, monkey, threads)
+                np.testing.assert_array_equal(cut["y"], whole["y"])
 
 
 CHAIN = [("conv", 1, 1, 0, 1, 32), ("depthwise", 3, 1, 1, 1, 32), ("conv", 1, 1, 0, 1, 16)]
@@ -119,8 +124,11 @@ def test_an_average_that_counts_padding_is_not_cut(monkeypatch):
     assert [s.params["oh"] for s in plan.steps if s.node and s.node.name == "pool1"] == [32]
 
 
-def test_several_threads_do_whole_steps(monkeypatch):
-    monkeypatch.setattr(bands, "LINK_BYTES", 0)
-    graph, _ = chain(CHAIN, (64, 64))
+@pytest.mark.parametrize("images", [1, 16])
+def test_several_threads_do_whole_steps_unless_values_are_very_large(images, monkeypatch):
+    monkeypatch.setattr(bands, "LINK_BYTES", 1000)
+    monkeypatch.setattr(bands, "IMAGES", 16)
+    graph, _ = chain(CHAIN, (64, 80), images=images)
     plan = Engine(graph, 2, isa=ISAS[-1]).prepare(graph.types).plan
-    assert sum(s.kernel == "depthwise" for s in plan.steps) == 1
+    count = sum(s.kernel == "depthwise" for s in plan.steps)
+    assert count == 1 if images == 1 else count >= images

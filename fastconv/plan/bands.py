@@ -7,9 +7,6 @@ lies between them stays in a buffer of few rows. Rows that a window shares with 
 moved to the top of that buffer, so nothing is computed twice. The idea is tile-based fusion:
 Alwani, Chen, Ferdman and Milder, "Fused-Layer CNN Accelerators", 2016.
 
-With several threads each of the many small steps would wait for all of them, which costs what the
-memory gains: plans for one thread alone are cut.
-
 An element is computed by the same kernel with the same sums as before, so the bits do not change.
 """
 
@@ -25,10 +22,11 @@ from .memory import EXTERNAL, Buffer, Place
 
 #: Values of fewer bytes per image than this may as well be written whole.
 LINK_BYTES = 1 << 20
-#: What lies between the steps of a chain, at one time.
+#: With several threads, links of fewer bytes in all images together: the steps of a band wait for
+#: all threads, which has to be made up for.
+SHARED_BYTES = 8 << 20
+#: What lies between the steps of a chain, at one time, for each thread.
 BAND_BYTES = 512 << 10
-#: The most threads of a plan that is cut.
-THREADS = 1
 #: More images than this are not worth as many steps.
 IMAGES = 8
 
@@ -76,8 +74,11 @@ def rows_of(step: Step) -> Rows | None:
     return r if r.dilation > 0 and all(a < b for a, b in ends) else None
 
 
-def chains(steps: Sequence[Step]) -> list[list[int]]:
-    """Runs of successive steps, by index, whose links are large and read by the next step alone."""
+def chains(steps: Sequence[Step], least: int = 0) -> list[list[int]]:
+    """Runs of successive steps, by index, whose links are large and read by the next step alone.
+
+    The largest link of a run has ``least`` bytes or more.
+    """
     users: dict[int, set[int]] = {}
     for i, s in enumerate(steps):
         for q in s.places:
@@ -95,7 +96,13 @@ def chains(steps: Sequence[Step]) -> list[list[int]]:
             run.append(i)
     if len(run) > 1:
         found.append(run)
-    return found
+    return [r for r in found if max(link_bytes(steps[i]) for i in r[:-1]) >= least]
+
+
+def link_bytes(step: Step) -> int:
+    """Bytes of a step's output, in all images."""
+    place = step.places[-1]
+    return place.nbytes if place is not None else 0
 
 
 def linked(
@@ -121,7 +128,7 @@ def linked(
 
 def apply(low: Lowering) -> None:
     """Cut the chains among the steps of a plan in the making into bands."""
-    todo = chains(low.steps) if low.threads <= THREADS else []
+    todo = chains(low.steps, 0 if low.threads == 1 else SHARED_BYTES)
     if not todo:
         return
     steps, at = low.steps, 0
@@ -151,7 +158,8 @@ def emit(low: Lowering, parts: Sequence[Step]) -> None:
     final = geometry[-1].oh
     row_bytes = [link_row(s) for s in parts[:-1]]
     count = 1
-    while count < final and held(geometry, row_bytes, ceil(final / count)) > BAND_BYTES:
+    room = BAND_BYTES * low.threads
+    while count < final and held(geometry, row_bytes, ceil(final / count)) > room:
         count += 1
     bands = [(final * k // count, final * (k + 1) // count) for k in range(count)]
     windows = [needed(geometry, a, b) for a, b in bands]
@@ -159,6 +167,7 @@ def emit(low: Lowering, parts: Sequence[Step]) -> None:
         low.buffer(max(w[k + 1][1] - w[k + 1][0] for w in windows) * row_bytes[k])
         for k in range(len(row_bytes))
     ]
+    tables: dict[tuple[int, int], Place] = {}
     for image in range(geometry[0].n):
         have = [(0, 0)] * len(buffers)
         for window in windows:
@@ -166,13 +175,13 @@ def emit(low: Lowering, parts: Sequence[Step]) -> None:
                 begin, end = window[k + 1]
                 source = None if k == 0 else (buffers[k - 1], window[k][0])
                 if k == len(buffers):
-                    part(low, step, geometry[k], image, (begin, end), source, None)
+                    part(low, step, geometry[k], image, (begin, end), source, None, tables)
                     continue
                 keep = keep_rows(low, buffers[k], row_bytes[k], have[k], (begin, end), step)
                 have[k] = (begin, end)
                 if keep < end:
                     target = (buffers[k], begin)
-                    part(low, step, geometry[k], image, (keep, end), source, target)
+                    part(low, step, geometry[k], image, (keep, end), source, target, tables)
 
 
 def needed(geometry: Sequence[Rows], begin: int, end: int) -> list[tuple[int, int]]:
@@ -229,6 +238,7 @@ def part(
     rows: tuple[int, int],
     source: tuple[Buffer, int] | None,
     target: tuple[Buffer, int] | None,
+    tables: dict[tuple[int, int], Place],
 ) -> None:
     """Append a step for some rows of one image.
 
@@ -240,6 +250,7 @@ def part(
         rows: the output rows.
         source: where the input's rows lie, and the number of the first; None for its own place.
         target: the same of the output.
+        tables: the pointer tables that the chain's steps have so far.
     """
     begin, end = rows
     first, last = r.needs(begin, end)
@@ -255,7 +266,23 @@ def part(
     macs = int(step.macs * share)
     if "block_rows" in p:
         p["block_rows"] = finer(low, step, p, end - begin)
+    if step.kernel == "conv":
+        # Where a thread's part of the table begins follows from the size of a block.
+        places[5] = table(low, step, p, tables)
     append(low, Step(step.kernel, step.node, p, places, macs=macs), macs or p["y_h"] * 36, step)
+
+
+def table(
+    low: Lowering, step: Step, p: dict[str, Any], tables: dict[tuple[int, int], Place]
+) -> Place:
+    """The scratch memory of a ``conv`` step for its blocks of rows; bands of one size share it."""
+    from .lower.conv import pointer_table
+
+    key = (id(step), p["block_rows"])
+    if key not in tables:
+        taps = p["kd"] * p["kh"] * p["kw"]
+        tables[key] = pointer_table(low, step.threads, taps, p["wide"], p["block_rows"])
+    return tables[key]
 
 
 def finer(low: Lowering, step: Step, p: dict[str, Any], rows: int) -> int:
