@@ -132,3 +132,21 @@ def test_several_threads_do_whole_steps_unless_values_are_very_large(images, mon
     plan = Engine(graph, 2, isa=ISAS[-1]).prepare(graph.types).plan
     count = sum(s.kernel == "depthwise" for s in plan.steps)
     assert count == 1 if images == 1 else count >= images
+
+
+def test_scratch_memory_fits_the_blocks_of_every_band(monkeypatch):
+    """A thread's part of the pointer table begins where the size of a block says."""
+    graph, x = chain(CHAIN, (64, 64))
+    monkeypatch.setattr(bands, "BAND_BYTES", 30_000)
+    monkeypatch.setattr(lowering, "PARALLEL_WORK", 1)
+    _, whole = run(graph, x, ISAS[-1], False, monkeypatch, 2)
+    _, plan = run(graph, x, ISAS[-1], True, monkeypatch, 2)
+    blocks = set()
+    for s in (*whole.steps, *plan.steps):
+        if s.kernel == "conv" and s.params["kh"] == 1:
+            place = s.places[5]
+            blocks.add((s.params["block_rows"], place.buffer.nbytes))
+    rows, sizes = zip(*sorted(blocks), strict=True)
+    assert len(set(rows)) == len(rows) > 1
+    assert list(sizes) == sorted(sizes)
+    assert sizes[0] < sizes[-1]
