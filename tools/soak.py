@@ -51,7 +51,7 @@ def plan_time(model: fastconv.Model, height: int, width: int, repeats: int) -> t
     """Median seconds to plan a size, and to run it."""
     name, shape = input_of(model, height, width)
     x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    model({name: x})  # weights are packed once per model, not for every size
+    model.run({name: x})  # weights are packed once per model, not for every size
     plans, runs = [], []
     for k in range(repeats):
         # Other sizes push this one out of the cache of plans.
@@ -60,9 +60,9 @@ def plan_time(model: fastconv.Model, height: int, width: int, repeats: int) -> t
         start = time.perf_counter()
         model.prepare({name: shape})
         plans.append(time.perf_counter() - start)
-        model({name: x})
+        model.run({name: x})
         start = time.perf_counter()
-        model({name: x})
+        model.run({name: x})
         runs.append(time.perf_counter() - start)
     return statistics.median(plans), statistics.median(runs)
 
@@ -86,7 +86,7 @@ def soak(model: fastconv.Model, args: argparse.Namespace) -> float:
         start = time.perf_counter()
         model.prepare({name: shape})
         planned = time.perf_counter()
-        model({name: x})
+        model.run({name: x})
         plans.append(planned - start)
         runs.append(time.perf_counter() - planned)
         peak = max(peak, resident())
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--sizes", type=int, default=200, help="how many different ones")
     parser.add_argument("--range", type=int, nargs=2, default=(32, 480), metavar="PIXELS")
-    parser.add_argument("--multiple", type=int, default=16, help="of which sizes are multiples")
+    parser.add_argument("--multiple", type=int, default=32, help="of which sizes are multiples")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--memory-limit", type=int, metavar="MIB")
     parser.add_argument("--tolerance", type=float, default=8, metavar="MIB")
