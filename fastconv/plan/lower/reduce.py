@@ -216,7 +216,7 @@ def top_k(low: Lowering, node: Node) -> Any:
         return False
     axis = normalize_axis(op.axis, len(shape))
     outer, n, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-    k = low.shape((node.outputs[0] or node.outputs[1]))[axis]
+    k = low.shape(node.outputs[0] or node.outputs[1])[axis]
     x = low.place(xn, PLAIN)
     names = [*node.outputs, ""][:2]
     outputs = [low.new(name, PLAIN) if name else None for name in names]

@@ -75,4 +75,3 @@ def deform_conv(low: Lowering, node: Node) -> Any:
                 y_0=(n * oh + first) * ow * y_w,
             )  # fmt: skip
     return None
-
