@@ -96,7 +96,8 @@ def test_infinities_stay_where_they_are_read(isa):
     xs[0][0, 2, 6, 1] = np.nan
     op = DeformConv(**attrs)
     (got,) = run_op(op, xs, consts=(1, 3), isa=isa)
-    (want,) = op.compute(xs)
+    with np.errstate(invalid="ignore"):
+        (want,) = op.compute(xs)
     assert np.isfinite(want).any()
     assert not np.isfinite(want).all()
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))

@@ -170,7 +170,7 @@ cdef void top_k(const Call* c, int thread, int threads) noexcept nogil:
     """
     cdef const TopKParams* p = <const TopKParams*>c.params
     cdef const uint32_t* x
-    cdef candidate* found = <candidate*>c.buf[1]
+    cdef candidate* found = (<candidate*>c.buf[1]) + 2 * thread * p.room
     cdef candidate* spare = found + p.room
     cdef uint32_t* values
     cdef int64_t* indices
