@@ -30,7 +30,7 @@ VENV = CACHE / "packages"
 #: Installed with what they ask for.
 REQUIREMENTS = (
     "ddddocr", "faster-whisper", "insightface", "librosa", "magika", "mir_eval", "nudenet", "onnx",
-    "onnx-asr", "opencv-python", "onnxruntime", "pandas", "piper-tts", "pretty_midi", "rapidocr",
+    "onnx-asr", "onnxruntime", "pandas", "piper-tts", "pretty_midi", "rapidocr",
     "rapidocr_onnxruntime", "resampy", "scikit-image", "setuptools<81", "silero-vad", "soundfile",
     "swift-f0", "torch", "torchvision", "ultralytics",
 )  # fmt: skip
