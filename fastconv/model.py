@@ -306,13 +306,18 @@ class Model:
         return variant
 
     def run_checked(
-        self, feeds: Mapping[str, Any], profile: list[Any] | None = None
+        self,
+        feeds: Mapping[str, Any],
+        profile: list[Any] | None = None,
+        check: Callable[[], object] | None = None,
     ) -> dict[str, np.ndarray]:
         """Run on what :meth:`check_feeds` returned; the outputs by name.
 
         ``profile``: a list to which ``(plan, nanoseconds per step)`` of every part is added.
+        ``check``: called before every part and now and then between steps; what it raises ends the
+        run.
         """
-        outs = self._engine.run(feeds, profile)
+        outs = self._engine.run(feeds, profile, check)
         for name, code in self._narrowed.items():
             outs[name] = narrowed(outs[name], code)
         return outs

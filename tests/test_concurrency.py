@@ -249,8 +249,10 @@ def script(body):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_ends_a_single_long_run(threads):
+@pytest.mark.parametrize(
+    ("threads", "call"), [(1, "m(x)"), (2, "m(x)"), (1, "m.profile({'x0': x})")]
+)
+def test_ctrl_c_ends_a_single_long_run(threads, call):
     # One run of many layers takes some seconds; the interrupt comes soon after its start.
     done = script(f"""
         m = fastconv.load(conv_chain(40, 64), threads={threads})
@@ -259,15 +261,17 @@ def test_ctrl_c_ends_a_single_long_run(threads):
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         start = time.monotonic()
         try:
-            m(x)
+            {call}
         except KeyboardInterrupt:
+            after = time.monotonic() - start
             small = np.ones((1, 64, 8, 8), np.float32)
             assert np.isfinite(m(small)).all()
-            print("interrupted after", time.monotonic() - start)
+            print("interrupted after", after)
         else:
             print("ran to the end in", time.monotonic() - start)
     """)
     assert "interrupted after" in done.stdout, done.stdout + done.stderr
+    assert float(done.stdout.split()[-1]) < 1.0
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -11,10 +11,14 @@ import numpy as np
 import onnxruntime as theirs
 import pytest
 from onnx import TensorProto, helper
+from test_concurrency import conv_chain
 
 import fastconv
 import fastconv.onnxruntime as ours
 from fastconv.onnxruntime.capi import onnxruntime_pybind11_state as state
+
+#: Seconds within which a run must have ended; a busy machine takes longer than the 0.05 s meant.
+LATE = 0.6
 
 BOTH = pytest.mark.parametrize("ort", [theirs, ours], ids=["onnxruntime", "fastconv"])
 
@@ -346,6 +350,58 @@ def test_terminate_ends_a_run_that_has_begun():
     with pytest.raises(state.Fail, match="terminate"):
         s.run(None, {"x": x}, late)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("profiling", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_terminate_from_another_thread_ends_a_long_run(threads, profiling, tmp_path):
+    options, o = ours.SessionOptions(), ours.RunOptions()
+    options.intra_op_num_threads = threads
+    options.enable_profiling = profiling
+    options.profile_file_prefix = str(tmp_path / "profile")
+    s = ours.InferenceSession(conv_chain(40, 64), options)
+    s.run(None, {"x0": np.zeros((1, 64, 8, 8), np.float32)}, o)  # the flag is down
+    x = np.zeros((1, 64, 320, 320), np.float32)  # some seconds, in 40 steps or more
+    s._model.prepare({"x0": x.shape})
+    raised = []
+
+    def end():
+        o.terminate = True
+        raised.append(time.monotonic())
+
+    threading.Timer(0.2, end).start()
+    with pytest.raises(state.Fail, match="terminate flag"):
+        s.run(None, {"x0": x}, o)
+    assert raised, "it ended before it was told to"
+    assert time.monotonic() - raised[0] < LATE
+    o.terminate = False
+    assert not s.run(None, {"x0": np.zeros((1, 64, 8, 8), np.float32)}, o)[0].any()
+
+
+def test_terminate_ends_a_loop_between_its_rounds():
+    value = helper.make_tensor_value_info
+    flag, number = TensorProto.BOOL, TensorProto.FLOAT
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Neg", ["v"], ["w"])],
+        "body", [value("i", TensorProto.INT64, []), value("go", flag, []), value("v", number, [2])],
+        [value("on", flag, []), value("w", number, [2])],
+    )  # fmt: skip
+    m = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)], "g",
+            [value("n", TensorProto.INT64, []), value("x", number, [2])],
+            [value("y", number, [2])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    ).SerializeToString()  # fmt: skip
+    s, o = ours.InferenceSession(m), ours.RunOptions()
+    x = np.ones(2, np.float32)
+    np.testing.assert_array_equal(s.run(None, {"n": np.array(3), "x": x}, o)[0], -x)
+    threading.Timer(0.2, setattr, (o, "terminate", True)).start()
+    start = time.monotonic()
+    with pytest.raises(state.Fail, match="terminate flag"):
+        s.run(None, {"n": np.array(1 << 40), "x": x}, o)
+    assert time.monotonic() - start < 0.2 + LATE
 
 
 @BOTH

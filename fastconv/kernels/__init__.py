@@ -22,6 +22,7 @@ from ._cpu import call, cpu_isas, has_openmp, has_vnni
 #: The kernel families, each one source file compiled per instruction set.
 FAMILIES = (
     "conv",
+    "deform",
     "depthwise",
     "detect",
     "elementwise",
@@ -53,8 +54,9 @@ VNNI = ("qconv", "qdepthwise")
 FAMILY_KERNELS = {
     "amx_conv": "amx_conv amx_split",
     "conv": "conv conv_few stage",
+    "deform": "deform",
     "depthwise": "depthwise grouped",
-    "detect": "suppress",
+    "detect": "suppress top_k",
     "elementwise": "unary binary",
     "matmul": "pack_b gemv gemv_half read",
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",

@@ -203,11 +203,10 @@ class InferenceSession(Session):
                 raise status(error, Fail)
 
         trace = self._trace if self._trace is not None and self._trace.active else None
-        parts = Parts(check)
-        check()
+        parts = None if trace is None else Parts()
         start = time.monotonic_ns()
-        outs = model.run_checked(feeds, parts)
-        if trace is not None:
+        outs = model.run_checked(feeds, parts, None if options is None else check)
+        if trace is not None and parts is not None:
             trace.add_run(parts, start, time.monotonic_ns())
         check()
         return outs

@@ -132,21 +132,14 @@ class Trace:
 
 
 class Parts(list[tuple[Any, np.ndarray]]):
-    """What an engine appends ``(plan, times)`` to; notes when each part began.
+    """What an engine appends ``(plan, times)`` to; notes when each part began."""
 
-    Args:
-        check: called before each part begins.
-    """
-
-    def __init__(self, check: Any = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.began: list[int] = []
-        self._check = check
 
     def append(self, item: tuple[Any, np.ndarray]) -> None:
         """Note that a part begins now."""
-        if self._check is not None:
-            self._check()
         self.began.append(time.monotonic_ns())
         super().append(item)
 

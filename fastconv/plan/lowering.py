@@ -137,7 +137,7 @@ def _where(cls: type[Op]) -> str | None:
         "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
         "elementwise": "elementwise", "indexing": "move",
         "recurrent_quant": "recurrent", "legacy": "shape", "control": None, "sequence": None,
-        "spectral": None, "vision": None,
+        "spectral": None,
         "attention": None, "loss": None, "random": None,
     }.get(module, module)  # fmt: skip
 

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
 from .arenas import Arenas
 from .executor import Context, Program, Runner, forget_teams
+
+#: Raises to end a run.
+Check = Callable[[], object] | None
 
 #: Views of one arena that Python steps keep.
 MAX_VIEWS = 1024
@@ -85,7 +89,9 @@ class Prepared:
             self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool, self.arenas
         )
 
-    def run(self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None) -> dict[str, Any]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None, check: Check = None
+    ) -> dict[str, Any]:
         """Run once; returns the plan's results by name."""
         externals: list[Any] = [None] * self.n_externals
         for i, name in self.inputs:
@@ -96,10 +102,10 @@ class Prepared:
                 result[name] = externals[i] = np.empty(shape, dtype)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
-        self._run(externals, times)
+        self._run(externals, times, check)
         return result
 
-    def _run(self, externals: list[Any], times: np.ndarray | None) -> None:
+    def _run(self, externals: list[Any], times: np.ndarray | None, check: Check) -> None:
         arena = self.arenas.take(self.program.arena_size)
         try:
             try:
@@ -107,7 +113,7 @@ class Prepared:
             except IndexError:
                 context = Context(self.program)
             try:
-                context.run(externals, arena, times)
+                context.run(externals, arena, times, check)
             finally:
                 self.pool.append(context)
         except MemoryError as e:
@@ -228,21 +234,28 @@ class Engine:
             return prepared
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], profile: list[Any] | None = None
+        self,
+        feeds: Mapping[str, np.ndarray],
+        profile: list[Any] | None = None,
+        check: Check = None,
     ) -> dict[str, np.ndarray]:
         """Run on C-contiguous arrays of the right dtypes; returns the graph's outputs by name.
 
         Args:
             feeds: one array for every graph input.
             profile: when given, ``(plan, nanoseconds per step)`` is appended for each plan run.
+            check: when given, called before each plan is run and now and then between its steps;
+                what it raises ends the run.
         """
+        if check is not None:
+            check()
         prepared = self.prepare(feeds)
         plan = prepared.plan
         times = None
         if profile is not None:
             times = np.zeros(len(plan.steps))
             profile.append((plan, times))
-        values: dict[str, Any] = prepared.run(feeds, times)
+        values: dict[str, Any] = prepared.run(feeds, times, check)
         self.hot = prepared.hot
         if prepared.complete and len(values) == len(self.graph.outputs):
             return values
@@ -250,10 +263,11 @@ class Engine:
         values.update(plan.known)
         for name, array in feeds.items():
             values.setdefault(name, array.value if isinstance(array, Opaque) else array)
+        body = partial(self._run_body, check=check)
         for node in plan.eager:
-            run_node(node, values, self.graph.consts, self.memory_limit, self._run_body)
+            run_node(node, values, self.graph.consts, self.memory_limit, body)
         if plan.rest is not None:
-            rest = self._run_rest(plan.rest, values, profile)
+            rest = self._run_rest(plan.rest, values, profile, check)
             fresh.update(map(id, rest.values()))
             values.update(rest)
         return {n: self._result(n, values, fresh) for n in self.graph.outputs}
@@ -265,13 +279,13 @@ class Engine:
             self.half, self.arenas,
         )  # fmt: skip
 
-    def _run_body(self, body: Graph, feeds: Mapping[str, Any]) -> list[Any]:
+    def _run_body(self, body: Graph, feeds: Mapping[str, Any], check: Check = None) -> list[Any]:
         """Run the subgraph of a node; its plans are kept as this graph's own are."""
         engine = self._bodies.get(id(body))
         if engine is None:  # the graph's nodes keep the body, and with it its id
             engine = self._like(body, None)
             engine = self._bodies.setdefault(id(body), engine)
-        outs = engine.run({n: fed(v) for n, v in feeds.items()})
+        outs = engine.run({n: fed(v) for n, v in feeds.items()}, None, check)
         return [outs[o] for o in body.outputs]
 
     def _result(self, name: str, values: Mapping[str, Any], fresh: set[int]) -> Any:
@@ -290,7 +304,7 @@ class Engine:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
 
     def _run_rest(
-        self, rest: Graph, values: Mapping[str, Any], profile: list[Any] | None
+        self, rest: Graph, values: Mapping[str, Any], profile: list[Any] | None, check: Check
     ) -> dict[str, Any]:
         """Run what follows the data-dependent nodes, now that their results are at hand."""
         key = tuple(n.name for n in rest.nodes)
@@ -301,7 +315,7 @@ class Engine:
         feeds: dict[str, Any] = {}
         for n in rest.inputs:
             feeds[n] = fed(values[n] if n in values else self.graph.consts[n])
-        return engine.run(feeds, profile)
+        return engine.run(feeds, profile, check)
 
 
 class Opaque:

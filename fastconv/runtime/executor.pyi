@@ -41,6 +41,7 @@ class Context:
         externals: list[Any],
         arena: Arena | None = None,
         times: np.ndarray | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None: ...
 
 class Runner:

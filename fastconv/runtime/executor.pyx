@@ -57,7 +57,8 @@ from ..threads import affinity as _affinity
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void**, size_t, size_t)
 
-# Ctrl-C is looked for when a run has lasted this long, and again each time it has.
+# When a run has lasted this long, and again each time it has, Ctrl-C is looked for and the caller
+# asked whether to go on.
 cdef int64_t SIGNAL_PERIOD = 50_000_000
 
 cdef enum:
@@ -262,13 +263,14 @@ cdef class Context:
         """Where an arena offset lies in the arena's mmap object, in bytes, during a run."""
         return (self.arena.base + offset) - <char*>self.arena.view.buf
 
-    def run(self, list externals, Arena arena=None, double[::1] times=None):
+    def run(self, list externals, Arena arena=None, double[::1] times=None, check=None):
         """Run every step.
 
         Args:
             externals: the C-contiguous arrays behind the external buffers, inputs and outputs.
             arena: of ``program.arena_size`` bytes or more; None where the program needs none.
             times: filled with each step's nanoseconds, when given.
+            check: called now and then between steps, when given; what it raises ends the run.
         """
         cdef int n = len(externals), i, got = 0
         cdef Py_buffer small[FEW]
@@ -282,7 +284,7 @@ cdef class Context:
             for i in range(n):
                 PyObject_GetBuffer(externals[i], &views[i], PyBUF_C_CONTIGUOUS)
                 got += 1
-            self.execute(views, externals, times)
+            self.execute(views, externals, times, check)
         finally:
             self.arena = None
             for i in range(got):
@@ -290,7 +292,7 @@ cdef class Context:
             if views != small:
                 free(views)
 
-    cdef execute(self, Py_buffer* views, list externals, double[::1] times):
+    cdef execute(self, Py_buffer* views, list externals, double[::1] times, check):
         """Run every step on ``externals``, whose memory ``views`` shows."""
         cdef Program program = self.program
         cdef int i
@@ -298,9 +300,9 @@ cdef class Context:
         cdef Team team = None
         cdef team_t* shared = NULL
         cdef unsigned long mode
-        cdef int64_t start, now, time
+        cdef int64_t checked, start, now, time
         cdef bint helped
-        cdef bint timed = times is not None
+        cdef bint timed = times is not None, asks = check is not None
         for i in range(program.n_external):
             self.pointers[program.external[i]] = views[program.refs[program.external[i]].value].buf
         try:
@@ -310,10 +312,11 @@ cdef class Context:
                     shared = team.shared
             with nogil:
                 mode = fastconv_flush()
-                now = start = fastconv_now()
+                now = checked = fastconv_now()
                 try:
                     for i in range(program.n_steps):
                         s = &self.steps[i]
+                        start = now
                         helped = False
                         if s.kernel == NULL:
                             with gil:
@@ -334,15 +337,19 @@ cdef class Context:
                         if helped:
                             judge(shared, time, now)
                         if timed:
+                            times[i] = now - start
+                        if now - checked > SIGNAL_PERIOD:
                             with gil:
-                                times[i] = now - start
-                            now = start = fastconv_now()
-                        elif now - start > SIGNAL_PERIOD:
-                            start = now
-                            with gil:
+                                fastconv_restore(mode)
                                 PyErr_CheckSignals()
+                                if asks:
+                                    check()
+                                fastconv_flush()
                                 if team is not None and team.generation != generation:
                                     shared = NULL
+                            now = checked = fastconv_now()
+                        elif timed:
+                            now = fastconv_now()
                 finally:
                     fastconv_restore(mode)
         finally:
@@ -439,7 +446,7 @@ cdef class Runner:
                 if self.program.arena_size > 0:
                     arena = self.arenas.take(self.program.arena_size)
                 context.bind(arena)
-                context.execute(small, externals, None)
+                context.execute(small, externals, None, None)
             finally:
                 context.arena = None
                 self.pool.append(context)

@@ -24,6 +24,7 @@ class _PackFamily(_Family, Protocol):
     def transform_filters(self, w: Any, g: Any, out: Any) -> None: ...
 
 conv: _SizedFamily
+deform: _Family
 depthwise: _SizedFamily
 detect: _Family
 elementwise: _SizedFamily

@@ -1,6 +1,7 @@
 """The kernel families built for one instruction set: one compiled module each."""
 
 from ..base import conv as conv
+from ..base import deform as deform
 from ..base import depthwise as depthwise
 from ..base import detect as detect
 from ..base import elementwise as elementwise

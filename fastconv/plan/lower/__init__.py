@@ -17,4 +17,5 @@ __all__ = [
     "reduce",
     "resize",
     "shape",
+    "vision",
 ]

@@ -23,8 +23,10 @@ from ...graph.ops.reduce import (
     ReduceSum,
     ReduceSumSquare,
     Reduction,
+    TopK,
 )
 from ...records import record
+from ...sizes import checked_size
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
 
@@ -202,3 +204,35 @@ def arg_reduction(low: Lowering, node: Node) -> Any:
         ),
         [x, y], work=x.nbytes,
     )  # fmt: skip
+
+
+@lowers(TopK)
+def top_k(low: Lowering, node: Node) -> Any:
+    op = node.op
+    assert isinstance(op, TopK)
+    xn, kn = node.inputs
+    shape, count = low.shape(xn), low.const(kn)
+    if not low.all_float32(xn) or count is None or prod(shape) == 0 or max(shape) >= 1 << 31:
+        return False
+    axis = normalize_axis(op.axis, len(shape))
+    outer, n, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+    k = low.shape(node.outputs[0] or node.outputs[1])[axis]
+    x = low.place(xn, PLAIN)
+    names = [*node.outputs, ""][:2]
+    outputs = [low.new(name, PLAIN) if name else None for name in names]
+    if k == 0:
+        return None
+    room = candidates_room(n, k)
+    work = 8 * x.nbytes  # a comparison costs about as much as moving so many bytes
+    threads = low.threads_for(work) if outer * inner > 1 else 1
+    scratch = low.scratch(checked_size((threads, 2 * room), 8, "candidates"), threads)
+    low.step(
+        "top_k", dict(outer=outer, count=n, inner=inner, k=k, largest=int(op.largest), room=room),
+        [x, scratch, *outputs], work=work, threads=threads, units=outer * inner,
+    )  # fmt: skip
+    return None
+
+
+def candidates_room(count: int, k: int) -> int:
+    """How many candidates the ``top_k`` kernel keeps at a time."""
+    return int(min(count, 4 * k + 256)) + 16
