@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.tile cimport Epilogue, tile
+from fastconv.kernels.tile cimport RUN, Epilogue, tile
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 cdef extern from * nogil:
@@ -33,9 +33,6 @@ cdef extern from * nogil:
 
 cdef enum:
     MAX_TILE = 6
-    # Products of a run (see ``tile``). Adding up the products makes nearly all of the error, and
-    # the output transform of F(4, 3) magnifies it.
-    SHORT = 32
 
 
 cdef struct WinogradParams:
@@ -257,7 +254,7 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
                         out[i] = mem + (q * p.block_tiles + r + i) * width + (j - j0) * 2 * VW
                     tile(<int>mr, False, False, rows, 1, p.channels,
                          weights + (q * panels + j) * p.channels * 2 * VW, out, NULL, 0, &e,
-                         2 * VW, NULL, SHORT)
+                         2 * VW, NULL, RUN)
                     r += mr
         columns = min(j1 * 2 * VW, p.filters) - j0 * 2 * VW
         for t in range(t0, t1):
