@@ -16,11 +16,10 @@ An element is computed by the same kernel with the same sums as before, so the b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from ..records import record
+from ..records import record, replace
 from .lowering import Lowering, Step, cut
 from .memory import EXTERNAL, Buffer, Place
 

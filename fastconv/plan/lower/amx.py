@@ -44,6 +44,8 @@ PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 STEP = {3: 850.0, 2: 400.0}
 SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
 MAC = 1 / 27.0
+#: Groups of pixels that are not full, of an image that threads share.
+EDGE = 0.5
 #: Tiles with six products must be so much cheaper: threads share them less well than vectors.
 CLEARLY = 0.6
 
@@ -120,7 +122,7 @@ class Shape:
         border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
         image = self.oh * self.ow * border
         period = TALL + (12 if self.parts == 3 else 6)
-        groups = self.n * max(image / period, ceil(image / period) - 0.6)
+        groups = self.n * (ceil(image / period) + EDGE)
         pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
             groups * panels * steps * STEP[self.parts]

@@ -8,7 +8,6 @@ and activation.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from ...graph.activation import Activation
 from ...graph.window import Window
+from ...records import replace
 from ...sizes import checked_size
 from ..lowering import Lowering
 from ..memory import CHANNELS_LAST, Place
