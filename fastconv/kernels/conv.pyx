@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.tile cimport RUN, Epilogue, tile
+from fastconv.kernels.tile cimport Epilogue, tile
 from fastconv.kernels.vmath cimport (
     ACT_CLIP,
     ACT_HARD_SWISH,
@@ -291,7 +291,7 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                         target = to
                     tile(<int>mr, VW == 16, MR3 > 0, table + k * MR * taps, taps, p.channels, w,
                          target, res + k * MR if residual != NULL else NULL, at, &e, <int>cols,
-                         ahead, RUN)
+                         ahead)
                     if p.act > ACT_CLIP:
                         finish(p.act, p.alpha, p.beta, sums, out + k * MR, at, <int>mr, width,
                                cols)

@@ -6,7 +6,7 @@ of Dukhan, "The Indirect Convolution Algorithm", 2019), so the same tile serves 
 ``columns`` output channels: 2*VW, or 3*VW in wide panels. A wide panel's tile has fewer rows (``MR3``)
 and loads less for each product; it needs 32 vector registers. Row count and vector count are
 literals at every call, so that the accumulators live in registers. Each output element is summed in
-one fixed order, whatever ``mr`` and ``nv`` are: in runs of so many products, which are then added up,
+one fixed order, whatever ``mr`` and ``nv`` are: in runs of ``RUN`` products, which are then added up,
 since the error of a sum grows with the number of additions in a row (Higham, "The Accuracy of
 Floating Point Summation", 1993).
 """
@@ -14,7 +14,7 @@ Floating Point Summation", 1993).
 from fastconv.kernels.simd cimport *
 
 cdef enum:
-    RUN = 256       # products of a run where nothing magnifies the error; even
+    RUN = 256       # products of a run; even
 
 
 cdef struct Epilogue:
@@ -27,13 +27,12 @@ cdef inline void tile_body(
     const int mr, const int nv, const bint fetch, const float** rows, Py_ssize_t taps,
     Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
     const Epilogue* e, int cols, const char* ahead,
-    int run,
 ) noexcept nogil:
     cdef vf acc[MR][3]
     cdef vf total[MR][3]
     cdef const float* p[MR]
     cdef vf b0, b1, b2, b3, a, lo, hi
-    cdef Py_ssize_t t, c, start, stop, left = run
+    cdef Py_ssize_t t, c, start, stop, left = RUN
     cdef bint long_sum = False
     cdef int i, j, n
     cdef float* y
@@ -104,7 +103,7 @@ cdef inline void tile_body(
                 c += 1
             left -= stop - start
             if left == 0:
-                left = run
+                left = RUN
                 for i in range(mr):
                     for j in range(nv):
                         if long_sum:
@@ -150,47 +149,45 @@ cdef inline void tile(
     int mr, const bint fetch, const bint wide, const float** rows, Py_ssize_t taps,
     Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
     const Epilogue* e, int cols, const char* ahead,
-    int run,
 ) noexcept nogil:
     """Compute ``mr`` (1..MR; of a wide panel 1..MR3) output rows of one panel.
 
     ``rows[t * MR + i]`` is where tap ``t`` of row ``i`` reads its ``channels`` floats; ``out[i] + at``
     where row ``i`` writes its ``cols`` floats; ``res[i] + at`` what is added first, if any. With
     ``fetch``, the cache lines from ``ahead`` on are asked for meanwhile, ``taps * channels`` of them.
-    Sums are made in runs of ``run`` products.
     """
     if wide and cols > 2 * VW:
-        if mr == 1: tile_body(1, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 2: tile_body(2, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 3: tile_body(3, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 4: tile_body(4, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 5: tile_body(5, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 6 or MR <= 6: tile_body(6, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 7: tile_body(7 if MR >= 7 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        else: tile_body(8 if MR >= 8 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
+        if mr == 1: tile_body(1, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(8 if MR >= 8 else MR, 3, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
     elif cols > VW:
-        if mr == 1: tile_body(1, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 2: tile_body(2, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 3: tile_body(3, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 4: tile_body(4, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 5: tile_body(5, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 6 or MR <= 6: tile_body(6, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 7: tile_body(7 if MR >= 7 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 9: tile_body(9 if MR >= 9 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 10: tile_body(10 if MR >= 10 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 11: tile_body(11 if MR >= 11 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        else: tile_body(12 if MR >= 12 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
+        if mr == 1: tile_body(1, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 9: tile_body(9 if MR >= 9 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 10: tile_body(10 if MR >= 10 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 11: tile_body(11 if MR >= 11 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(12 if MR >= 12 else MR, 2, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
     else:
-        if mr == 1: tile_body(1, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 2: tile_body(2, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 3: tile_body(3, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 4: tile_body(4, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 5: tile_body(5, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 6 or MR <= 6: tile_body(6, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 7: tile_body(7 if MR >= 7 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 9: tile_body(9 if MR >= 9 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
-        else: tile_body(12 if MR >= 12 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead, run)
+        if mr == 1: tile_body(1, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 2: tile_body(2, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 3: tile_body(3, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 4: tile_body(4, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 5: tile_body(5, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 6 or MR <= 6: tile_body(6, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 7: tile_body(7 if MR >= 7 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 8 or MR <= 8: tile_body(8 if MR >= 8 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 9: tile_body(9 if MR >= 9 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 10: tile_body(10 if MR >= 10 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        elif mr == 11: tile_body(11 if MR >= 11 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)
+        else: tile_body(12 if MR >= 12 else MR, 1, fetch, rows, taps, channels, w, out, res, at, e, cols, ahead)

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.tile cimport RUN, Epilogue, tile
+from fastconv.kernels.tile cimport Epilogue, tile
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 cdef extern from * nogil:
@@ -254,7 +254,7 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
                         out[i] = mem + (q * p.block_tiles + r + i) * width + (j - j0) * 2 * VW
                     tile(<int>mr, False, False, rows, 1, p.channels,
                          weights + (q * panels + j) * p.channels * 2 * VW, out, NULL, 0, &e,
-                         2 * VW, NULL, RUN)
+                         2 * VW, NULL)
                     r += mr
         columns = min(j1 * 2 * VW, p.filters) - j0 * 2 * VW
         for t in range(t0, t1):
