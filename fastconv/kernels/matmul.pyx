@@ -9,7 +9,6 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.tile cimport RUN
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 
@@ -76,9 +75,8 @@ cdef inline void gemv_panels(
 ) noexcept nogil:
     """``panels`` panels from column ``at``: enough sums in flight to hide an addition's latency."""
     cdef vf acc[4][2]
-    cdef vf total[4][2]
     cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi)
-    cdef int64_t k, k0, stride = p.k * 2 * VW
+    cdef int64_t k, stride = p.k * 2 * VW
     cdef int i, h, n
     if bias != NULL:
         bias += at
@@ -88,29 +86,20 @@ cdef inline void gemv_panels(
     for i in range(panels):
         for h in range(2):
             acc[i][h] = v_zero() if bias == NULL else v_load(bias + (2 * i + h) * VW)
-    k0 = 0
-    while True:     # a run of products after the other, as in the register tile
-        for k in range(k0, min(k0 + RUN, p.k)):
-            a = v_set(x[k])
-            for i in range(panels):
-                v_prefetch(w + i * stride + AHEAD)
-                v_prefetch(w + i * stride + AHEAD + 16)
-                acc[i][0] = v_fma(a, v_load(w + i * stride), acc[i][0])
-                acc[i][1] = v_fma(a, v_load(w + i * stride + VW), acc[i][1])
-            w += 2 * VW
+    for k in range(p.k):
+        a = v_set(x[k])
         for i in range(panels):
-            for h in range(2):
-                total[i][h] = acc[i][h] if k0 == 0 else v_add(total[i][h], acc[i][h])
-                acc[i][h] = v_zero()
-        k0 += RUN
-        if k0 >= p.k:
-            break
+            v_prefetch(w + i * stride + AHEAD)
+            v_prefetch(w + i * stride + AHEAD + 16)
+            acc[i][0] = v_fma(a, v_load(w + i * stride), acc[i][0])
+            acc[i][1] = v_fma(a, v_load(w + i * stride + VW), acc[i][1])
+        w += 2 * VW
     for i in range(panels):
         for h in range(2):
             n = <int>min(p.n - at - (2 * i + h) * VW, VW)
             if n <= 0:
                 break
-            a = total[i][h]
+            a = acc[i][h]
             if res != NULL:
                 a = v_add(a, v_load_n(res + (2 * i + h) * VW, n) if n < VW
                           else v_load(res + (2 * i + h) * VW))
@@ -167,37 +156,23 @@ cdef inline void half_panels(
 ) noexcept nogil:
     """``rows`` rows times ``panels`` panels from column ``at``."""
     cdef vf acc[4][4][2]
-    cdef vf total[4][4][2]
     cdef vf a, b0, b1, lo = v_set(p.lo), hi = v_set(p.hi)
-    cdef int64_t k, k0, stride = p.k * 2 * VW
+    cdef int64_t k, stride = p.k * 2 * VW
     cdef int i, h, n, r
     for r in range(rows):
         for i in range(panels):
             acc[r][i][0] = v_zero()
             acc[r][i][1] = v_zero()
-    k0 = 0
-    while True:
-        for k in range(k0, min(k0 + RUN, p.k)):
-            for i in range(panels):
-                v_prefetch(w + i * stride + AHEAD)
-                b0 = v_load_half(w + i * stride)
-                b1 = v_load_half(w + i * stride + VW)
-                for r in range(rows):
-                    a = v_set(x[r * p.x_row + k])
-                    acc[r][i][0] = v_fma(a, b0, acc[r][i][0])
-                    acc[r][i][1] = v_fma(a, b1, acc[r][i][1])
-            w += 2 * VW
-        for r in range(rows):
-            for i in range(panels):
-                for h in range(2):
-                    if k0 == 0:
-                        total[r][i][h] = acc[r][i][h]
-                    else:
-                        total[r][i][h] = v_add(total[r][i][h], acc[r][i][h])
-                    acc[r][i][h] = v_zero()
-        k0 += RUN
-        if k0 >= p.k:
-            break
+    for k in range(p.k):
+        for i in range(panels):
+            v_prefetch(w + i * stride + AHEAD)
+            b0 = v_load_half(w + i * stride)
+            b1 = v_load_half(w + i * stride + VW)
+            for r in range(rows):
+                a = v_set(x[r * p.x_row + k])
+                acc[r][i][0] = v_fma(a, b0, acc[r][i][0])
+                acc[r][i][1] = v_fma(a, b1, acc[r][i][1])
+        w += 2 * VW
     for r in range(rows):
         for i in range(panels):
             for h in range(2):
@@ -205,7 +180,7 @@ cdef inline void half_panels(
                 n = <int>min(p.n - k, VW)
                 if n <= 0:
                     break
-                a = total[r][i][h]
+                a = acc[r][i][h]
                 if scale != NULL:
                     a = v_mul(a, v_load(scale + k))
                 if bias != NULL:

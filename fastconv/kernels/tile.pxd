@@ -6,15 +6,10 @@ of Dukhan, "The Indirect Convolution Algorithm", 2019), so the same tile serves 
 ``columns`` output channels: 2*VW, or 3*VW in wide panels. A wide panel's tile has fewer rows (``MR3``)
 and loads less for each product; it needs 32 vector registers. Row count and vector count are
 literals at every call, so that the accumulators live in registers. Each output element is summed in
-one fixed order, whatever ``mr`` and ``nv`` are: in runs of ``RUN`` products, which are then added up,
-since the error of a sum grows with the number of additions in a row (Higham, "The Accuracy of
-Floating Point Summation", 1993).
+one fixed order, whatever ``mr`` and ``nv`` are.
 """
 
 from fastconv.kernels.simd cimport *
-
-cdef enum:
-    RUN = 256       # products of a run; even
 
 
 cdef struct Epilogue:
@@ -29,11 +24,9 @@ cdef inline void tile_body(
     const Epilogue* e, int cols, const char* ahead,
 ) noexcept nogil:
     cdef vf acc[MR][3]
-    cdef vf total[MR][3]
     cdef const float* p[MR]
-    cdef vf b0, b1, b2, b3, a, lo, hi
-    cdef Py_ssize_t t, c, start, stop, left = RUN
-    cdef bint long_sum = False
+    cdef vf b0, b1, b2, b3, b4, b5, a, lo, hi
+    cdef Py_ssize_t t, c
     cdef int i, j, n
     cdef float* y
     cdef const float* r
@@ -54,70 +47,50 @@ cdef inline void tile_body(
         for i in range(mr):
             p[i] = rows[t * MR + i]
         c = 0
-        while True:
-            start = c
-            stop = min(channels, c + left)
-            if VW == 16 and nv < 3:
-                # Two channels at a time: each row's address is fetched once for both (there are more
-                # rows than general registers), and the 32 vector registers hold both weight pairs.
-                while c + 2 <= stop:
-                    b0 = v_load(w)
-                    b2 = v_load(w + 2 * VW)
-                    if nv == 2:
-                        b1 = v_load(w + VW)
-                        b3 = v_load(w + 3 * VW)
-                    w += 4 * VW
-                    if fetch:
-                        v_fetch(ahead)
-                        if nv == 2:
-                            v_fetch(ahead + 64)
-                        ahead += 128
-                    for i in range(mr):
-                        a = v_set(p[i][c])
-                        acc[i][0] = v_fma(a, b0, acc[i][0])
-                        if nv == 2:
-                            acc[i][1] = v_fma(a, b1, acc[i][1])
-                        a = v_set(p[i][c + 1])
-                        acc[i][0] = v_fma(a, b2, acc[i][0])
-                        if nv == 2:
-                            acc[i][1] = v_fma(a, b3, acc[i][1])
-                    c += 2
-            while c < stop:
+        if VW == 16 and nv < 3:
+            # Two channels at a time: each row's address is fetched once for both (there are more
+            # rows than general registers), and the 32 vector registers hold both weight pairs.
+            while c + 2 <= channels:
                 b0 = v_load(w)
-                if nv >= 2:
+                b2 = v_load(w + 2 * VW)
+                if nv == 2:
                     b1 = v_load(w + VW)
-                if nv == 3:
-                    b2 = v_load(w + 2 * VW)
-                    w += VW
-                w += 2 * VW
+                    b3 = v_load(w + 3 * VW)
+                w += 4 * VW
                 if fetch:
                     v_fetch(ahead)
-                    ahead += 64
+                    if nv == 2:
+                        v_fetch(ahead + 64)
+                    ahead += 128
                 for i in range(mr):
                     a = v_set(p[i][c])
                     acc[i][0] = v_fma(a, b0, acc[i][0])
-                    if nv >= 2:
+                    if nv == 2:
                         acc[i][1] = v_fma(a, b1, acc[i][1])
-                    if nv == 3:
-                        acc[i][2] = v_fma(a, b2, acc[i][2])
-                c += 1
-            left -= stop - start
-            if left == 0:
-                left = RUN
-                for i in range(mr):
-                    for j in range(nv):
-                        if long_sum:
-                            total[i][j] = v_add(total[i][j], acc[i][j])
-                        else:
-                            total[i][j] = acc[i][j]
-                        acc[i][j] = v_zero()
-                long_sum = True
-            if c >= channels:
-                break
-    if long_sum:
-        for i in range(mr):
-            for j in range(nv):
-                acc[i][j] = v_add(total[i][j], acc[i][j])
+                    a = v_set(p[i][c + 1])
+                    acc[i][0] = v_fma(a, b2, acc[i][0])
+                    if nv == 2:
+                        acc[i][1] = v_fma(a, b3, acc[i][1])
+                c += 2
+        while c < channels:
+            b0 = v_load(w)
+            if nv >= 2:
+                b1 = v_load(w + VW)
+            if nv == 3:
+                b2 = v_load(w + 2 * VW)
+                w += VW
+            w += 2 * VW
+            if fetch:
+                v_fetch(ahead)
+                ahead += 64
+            for i in range(mr):
+                a = v_set(p[i][c])
+                acc[i][0] = v_fma(a, b0, acc[i][0])
+                if nv >= 2:
+                    acc[i][1] = v_fma(a, b1, acc[i][1])
+                if nv == 3:
+                    acc[i][2] = v_fma(a, b2, acc[i][2])
+            c += 1
     v_fence()
     lo = v_set(e.lo)
     hi = v_set(e.hi)

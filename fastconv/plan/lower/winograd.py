@@ -25,9 +25,6 @@ REFETCH = 4.0
 TRANSFORM = 10.0
 #: The direct convolution, whose error is the least, is kept unless it costs clearly more.
 CLEARLY = 0.95
-#: Layers of fewer channels are a network's first, whose error goes through all the others: F(4×4),
-#: with three times the error of F(2×2), is for the rest.
-FIRST_CHANNELS = 48
 #: Tiles that are done together: enough to pay for fetching the weights.
 BLOCK_TILES = 48
 #: Filters must be few enough that transformed weights stay below this many bytes.
@@ -66,7 +63,7 @@ def costs(
     ):
         return {"direct": prod(out) * n * c // group * filters * prod(win.kernel_shape)}
     found = {"direct": (9.0 * n * out[0] * out[1] + 9 * FETCH) * c * filters * CLEARLY}
-    for m in (4, 2) if c >= FIRST_CHANNELS else (2,):
+    for m in (4, 2):
         p = (m + 2) ** 2
         tiles = n * ceil(out[0] / m) * ceil(out[1] / m)
         blocks = ceil(tiles / BLOCK_TILES)
