@@ -217,33 +217,45 @@ def step_bytes(step: Step) -> int:
 def profile_rows(profile: Sequence[tuple[Plan, np.ndarray]], peak: Peak) -> list[dict[str, Any]]:
     """One row per step: layer, op, kernel, output shape, ms, and how near its bounds it comes.
 
+    Steps of one node and kernel (bands of rows, phases) are one row.
+
     ``gflops`` counts the multiply-adds of direct convolution, so that Winograd's may pass the peak;
     ``gb_s`` counts every byte once, so that a step whose data are in caches may pass memory's
     bandwidth. ``bound`` is the one whose share is larger: ``arithmetic`` or ``memory``.
     """
     total = sum(float(times.sum()) for _, times in profile) or 1.0
-    rows = []
-    for plan, times in profile:
-        for step, ns in zip(plan.steps, times, strict=True):
-            ns = max(float(ns), 1.0)
-            places = [p for p in step.places if p is not None and p.dtype.itemsize]
-            moved = step_bytes(step)
+    rows: dict[Any, dict[str, Any]] = {}
+    for part, (plan, times) in enumerate(profile):
+        for index, (step, ns) in enumerate(zip(plan.steps, times, strict=True)):
             node = step.node
-            rows.append(
+            key = (part, index) if node is None else (part, id(node), step.kernel)
+            places = [p for p in step.places if p is not None and p.dtype.itemsize]
+            row = rows.setdefault(
+                key,
                 {
                     "layer": "" if node is None else node.name,
                     "op": "" if node is None else node.op.label,
                     "kernel": step.kernel,
                     "shape": list(places[-1].shape) if places else [],
                     "threads": step.threads,
-                    "ms": ns / 1e6,
-                    "share": ns / total,
-                    "macs": step.macs,
-                    "bytes": moved,
-                    **rates(ns, step.macs, moved, peak),
-                }
+                    "ms": 0.0,
+                    "share": 0.0,
+                    "macs": 0,
+                    "bytes": 0,
+                    "steps": 0,
+                },
             )
-    return rows
+            row["ms"] += max(float(ns), 1.0) / 1e6
+            row["share"] += float(ns) / total
+            row["macs"] += step.macs
+            row["bytes"] += step_bytes(step)
+            row["steps"] += 1
+            if row["steps"] > 1 and node is not None and node.outputs[0] in plan.types:
+                whole = plan.types[node.outputs[0]].shape or ()
+                row["shape"] = [int(d) for d in whole]  # type: ignore[arg-type]
+    for row in rows.values():
+        row.update(rates(row["ms"] * 1e6, row["macs"], row["bytes"], peak))
+    return list(rows.values())
 
 
 def rates(ns: float, macs: int, moved: int, peak: Peak) -> dict[str, Any]:

@@ -257,11 +257,11 @@ def part(
     p: dict[str, Any] = dict(step.params)
     p.update(n=1, h=last - first, oh=end - begin, pad_h=r.pad + first - begin * r.stride)
     places = list(step.places)
-    places[0] = moved(places[0], p["x_n"], p["x_h"], image, first, source)
-    places[-1] = moved(places[-1], p["y_n"], p["y_h"], image, begin, target)
+    places[0] = moved(places[0], p["x_n"], p["x_h"], image, (first, last), source)
+    places[-1] = moved(places[-1], p["y_n"], p["y_h"], image, rows, target)
     residual = ROW_KERNELS[step.kernel][1]
     if residual is not None and places[residual] is not None:
-        places[residual] = moved(places[residual], p["r_n"], p["r_h"], image, begin, None)
+        places[residual] = moved(places[residual], p["r_n"], p["r_h"], image, rows, None)
     share = (end - begin) / (r.oh * r.n)
     macs = int(step.macs * share)
     if "block_rows" in p:
@@ -298,15 +298,20 @@ def finer(low: Lowering, step: Step, p: dict[str, Any], rows: int) -> int:
 
 
 def moved(
-    place: Place | None, image_step: int, row_step: int, image: int, row: int,
+    place: Place | None,
+    image_step: int,
+    row_step: int,
+    image: int,
+    rows: tuple[int, int],
     window: tuple[Buffer, int] | None,
-) -> Place | None:  # fmt: skip
-    """A place from some image and row on; steps in elements."""
+) -> Place:
+    """Some rows of one image of a place; steps in elements."""
     assert place is not None
+    shape = (1, place.shape[1], rows[1] - rows[0], *place.shape[3:])
     if window is None:
-        start = place.start + 4 * (image * image_step + row * row_step)
-        return replace(place, start=start)
-    return replace(place, buffer=window[0], start=4 * (row - window[1]) * row_step)
+        start = place.start + 4 * (image * image_step + rows[0] * row_step)
+        return replace(place, start=start, shape=shape)
+    return replace(place, buffer=window[0], start=4 * (rows[0] - window[1]) * row_step, shape=shape)
 
 
 def append(low: Lowering, new: Step, work: int, whole: Step) -> None:
