@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from fastconv.graph import Graph, Node, TensorType
 from fastconv.graph.activation import RELU
+from fastconv.graph.ops.activations import Relu
 from fastconv.graph.ops.conv import Conv
+from fastconv.graph.ops.matmul import MatMul
 from fastconv.graph.ops.pool import AveragePool, MaxPool
 from fastconv.plan import bands, lowering
 from fastconv.runtime.engine import Engine
@@ -63,7 +65,7 @@ layers = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(layers, min_size=2, max_size=4), st.integers(9, 40), st.integers(9, 20),
-       st.integers(1, 2), st.sampled_from([1, 3000, 20000]))  # fmt: skip
+       st.integers(1, 2), st.sampled_from([3000, 20000, 60000]))  # fmt: skip
 def test_any_chain_gives_the_same_bits_as_whole_steps(layers, height, width, images, room):
     size = [height, width]
     for _, kernel, stride, pad, dilation, _ in layers:
@@ -74,6 +76,7 @@ def test_any_chain_gives_the_same_bits_as_whole_steps(layers, height, width, ima
     graph, x = chain(layers, (height, width), images=images)
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr(bands, "BAND_BYTES", room)
+        monkey.setattr(bands, "MOST_ANEW", 9.0)
         # Small as they are, steps are shared by threads, in many pieces.
         monkey.setattr(lowering, "PARALLEL_WORK", 1)
         monkey.setattr(lowering, "PIECE_WORK", 1)
@@ -97,7 +100,7 @@ def test_bands_take_less_memory_and_move_rows_that_they_share(monkeypatch):
     names = [s.kernel for s in banded.steps]
     assert names.count("depthwise") > 3
     assert "copy_rows" in names
-    # Every output row is computed once.
+    # Every row is computed once.
     rows = [s.params["oh"] for s in banded.steps if s.kernel == "depthwise"]
     assert sum(rows) == 64
 
@@ -122,6 +125,38 @@ def test_an_average_that_counts_padding_is_not_cut(monkeypatch):
     graph, x = chain(layers, (32, 32))
     _, plan = run(graph, x, ISAS[-1], True, monkeypatch)
     assert [s.params["oh"] for s in plan.steps if s.node and s.node.name == "pool1"] == [32]
+
+
+def test_long_chains_of_wide_windows_are_not_computed_over_and_over(monkeypatch):
+    layers = [("conv", 3, 1, 1, 1, 16)] * 6
+    graph, x = chain(layers, (48, 48))
+    for room in (2000, 30_000, 200_000):
+        monkeypatch.setattr(bands, "BAND_BYTES", room)
+        _, plan = run(graph, x, ISAS[-1], True, monkeypatch)
+        rows = sum(s.params["oh"] for s in plan.steps if s.kernel in ("conv", "conv_few"))
+        assert rows <= 6 * 48 * (1 + bands.MOST_ANEW)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_of_matrices_have_no_rows_to_cut(batch, threads, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(bands, "LINK_BYTES", 0)
+    monkeypatch.setattr(bands, "SHARED_BYTES", 0)
+    nodes, consts, name = [Node(Relu(), ["x"], ["v"], "first")], {}, "v"
+    for k in range(3):
+        consts[f"w{k}"] = rng.standard_normal((*batch, 96, 96)).astype(np.float32) / 10
+        nodes.append(Node(MatMul(), [name, f"w{k}"], [f"v{k}"], f"product{k}"))
+        name = f"v{k}"
+    nodes.append(Node(Relu(), [name], ["y"], "last"))
+    x = rng.standard_normal((*batch, 160, 96)).astype(np.float32)
+    graph = Graph("g", nodes, ["x"], ["y"], consts, {"x": TensorType(x.dtype, x.shape)})
+    want = np.maximum(x, 0)
+    for k in range(3):
+        want = want @ consts[f"w{k}"]
+    for isa in ISAS:
+        got = Engine(graph, threads, isa=isa, strict=True).run({"x": x})["y"]
+        np.testing.assert_allclose(got, np.maximum(want, 0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("images", [1, 16])

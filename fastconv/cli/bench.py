@@ -210,6 +210,7 @@ def step_bytes(step: Step) -> int:
         for p in places
         if p is not None
         and p.dtype.itemsize
+        and p.buffer.parts is None
         and not (p.buffer.kind == ARENA and p.buffer.first == p.buffer.last)
     )
 

@@ -4,7 +4,7 @@ Where the values between successive convolutions (an expansion, a depthwise one,
 larger than a core's cache, each step would write its whole output to far memory and the next would
 read it back. Here such a chain of steps is repeated for one band of rows after the other, and what
 lies between them stays in a buffer of few rows. Rows that a window shares with the band before are
-moved to the top of that buffer, so nothing is computed twice. The idea is tile-based fusion:
+moved to the top of that buffer rather than computed again. The idea is tile-based fusion:
 Alwani, Chen, Ferdman and Milder, "Fused-Layer CNN Accelerators", 2016.
 
 An element is computed by the same kernel with the same sums as before, so the bits do not change.
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..records import record, replace
 from .lowering import Lowering, Step, cut
-from .memory import EXTERNAL, Buffer, Place
+from .memory import CHANNELS_LAST, EXTERNAL, Buffer, Place
 
 #: Values of fewer bytes per image than this may as well be written whole.
 LINK_BYTES = 1 << 20
@@ -27,10 +27,13 @@ LINK_BYTES = 1 << 20
 SHARED_BYTES = 8 << 20
 #: What lies between the steps of a chain, at one time, for each thread.
 BAND_BYTES = 512 << 10
+#: The most rows that are computed again, as a share, and the most steps of a chain.
+MOST_ANEW, MOST_STEPS = 0.05, 1000
 #: More images than this are not worth as many steps.
 IMAGES = 8
 
-#: Kernels that can do some rows alone: which of their buffers are the input and a residual.
+#: Kernels that can do some rows alone, which of their buffers is the input, and which a residual.
+#: (The bits of ``winograd`` and ``amx_conv`` depend on where rows begin.)
 ROW_KERNELS = {"conv": (0, 3), "depthwise": (0, 3), "pool": (0, None)}
 
 
@@ -69,6 +72,8 @@ def rows_of(step: Step) -> Rows | None:
     if any(q is not None and q.buffer.kind == EXTERNAL for q in outer):
         return None
     r = Rows(p["n"], p["h"], p["oh"], p["kh"], p["stride_h"], p["dilation_h"], p["pad_h"])
+    if r.oh < 2 or not p["x_h"] or not p["y_h"]:
+        return None  # one row, or the plain matrix product, which has none
     # Every output row reads a row of the image, whatever the padding.
     ends = (r.needs(0, 1), r.needs(r.oh - 1, r.oh))
     return r if r.dilation > 0 and all(a < b for a, b in ends) else None
@@ -117,6 +122,7 @@ def linked(
     return (
         x is not None
         and x == y
+        and y.layout == CHANNELS_LAST
         and y.start == 0
         and y.dense
         and users[id(y.buffer)] == {i, i + 1}
@@ -135,14 +141,13 @@ def apply(low: Lowering) -> None:
     low.steps = []
     for chain in todo:
         low.steps += steps[at : chain[0]]
-        low.node = steps[chain[-1]].node
         parts = [steps[i] for i in chain]
-        if low.choose("bands", {"bands": 1.0, "whole": 2.0}) == "bands":
-            emit(low, parts)
+        windows = divide(low, parts)
+        if windows:
+            emit(low, parts, windows)
         else:
             low.steps += parts
         at = chain[-1] + 1
-    low.node = None
     low.steps += steps[at:]
     for b in low.arena.buffers:
         b.first = b.last = -1
@@ -152,17 +157,60 @@ def apply(low: Lowering) -> None:
                 q.buffer.touch(i)
 
 
-def emit(low: Lowering, parts: Sequence[Step]) -> None:
-    """Append a chain's steps, band by band."""
+def divide(low: Lowering, parts: Sequence[Step]) -> list[list[tuple[int, int]]]:
+    """The rows of every band: of the chain's input, of each link and of its output.
+
+    Nothing where whole steps are better: where so few rows fit that many would be computed again,
+    or there would be very many steps.
+    """
     geometry = [r for r in map(rows_of, parts) if r is not None]
     final = geometry[-1].oh
     row_bytes = [link_row(s) for s in parts[:-1]]
-    count = 1
     room = BAND_BYTES * low.threads
+    count = 2
     while count < final and held(geometry, row_bytes, ceil(final / count)) > room:
         count += 1
-    bands = [(final * k // count, final * (k + 1) // count) for k in range(count)]
-    windows = [needed(geometry, a, b) for a, b in bands]
+    while count > 1:
+        windows = [
+            needed(geometry, final * k // count, final * (k + 1) // count) for k in range(count)
+        ]
+        if anew(windows) <= MOST_ANEW and count * geometry[0].n * len(parts) <= MOST_STEPS:
+            fits = held(geometry, row_bytes, ceil(final / count)) <= 2 * room
+            return windows if fits else []
+        count -= 1
+    return []
+
+
+def anew(windows: Sequence[Sequence[tuple[int, int]]]) -> float:
+    """The largest share of a link's rows that is computed more than once."""
+    most = 0.0
+    for k in range(1, len(windows[0]) - 1):
+        have, rows = (0, 0), 0
+        for w in windows:
+            rows += w[k][1] - kept(have, w[k])[1]
+            have = w[k]
+        most = max(most, rows / max(1, windows[-1][k][1] - windows[0][k][0]) - 1)
+    return most
+
+
+def kept(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
+    """Which of the rows ``want`` a link has that holds ``have``: from the first on, or none.
+
+    They are moved to the top, so they must not overlap where they go.
+    """
+    end = min(have[1], want[1])
+    shift = want[0] - have[0]
+    if end <= want[0] or shift < 0 or 0 < shift < end - want[0]:
+        return want[0], want[0]
+    return want[0], end
+
+
+def emit(
+    low: Lowering, parts: Sequence[Step], windows: Sequence[Sequence[tuple[int, int]]]
+) -> None:
+    """Append a chain's steps, band by band."""
+    geometry = [r for r in map(rows_of, parts) if r is not None]
+    row_bytes = [link_row(s) for s in parts[:-1]]
     buffers = [
         low.buffer(max(w[k + 1][1] - w[k + 1][0] for w in windows) * row_bytes[k])
         for k in range(len(row_bytes))
@@ -213,20 +261,16 @@ def keep_rows(
     step: Step,
 ) -> int:
     """Move the rows that a link holds already to its top; returns the first row that is new."""
-    begin, end = have[0], min(have[1], want[1])
-    kept, shift = end - want[0], want[0] - begin
-    if kept <= 0 or shift < 0:
-        return want[0]
-    if shift == 0:
+    first, end = kept(have, want)
+    shift, rows = first - have[0], end - first
+    if rows == 0 or shift == 0:
         return end
-    if shift < kept:
-        return want[0]  # they would overlap
     place = step.places[-1]
     assert place is not None
-    old = Place(buffer, shift * size, (kept * size,), place.dtype)
-    new = Place(buffer, 0, (kept * size,), place.dtype)
-    move = dict(rows=kept, bytes=size, x_row=size, y_row=size)
-    append(low, Step("copy_rows", step.node, move, [old, new]), 2 * kept * size, step)
+    old = Place(buffer, shift * size, (rows * size,), place.dtype)
+    new = Place(buffer, 0, (rows * size,), place.dtype)
+    move = dict(rows=rows, bytes=size, x_row=size, y_row=size)
+    append(low, Step("copy_rows", step.node, move, [old, new]), 2 * rows * size, step)
     return end
 
 
