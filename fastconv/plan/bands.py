@@ -306,14 +306,13 @@ def part(
     residual = ROW_KERNELS[step.kernel][1]
     if residual is not None and places[residual] is not None:
         places[residual] = moved(places[residual], p["r_n"], p["r_h"], image, rows, None)
-    share = (end - begin) / (r.oh * r.n)
-    macs = int(step.macs * share)
-    if "block_rows" in p:
-        p["block_rows"] = finer(low, step, p, end - begin)
+    p.update(blocks(low, step, p))
+    macs = step.macs * (end - begin) // (r.oh * r.n)
+    work = macs or (end - begin) * p["y_h"] * p["kh"] * p["kw"]
     if step.kernel == "conv":
         # Where a thread's part of the table begins follows from the size of a block.
         places[5] = table(low, step, p, tables)
-    append(low, Step(step.kernel, step.node, p, places, macs=macs), macs or p["y_h"] * 36, step)
+    append(low, Step(step.kernel, step.node, p, places, macs=macs), work, step)
 
 
 def table(
@@ -329,16 +328,24 @@ def table(
     return tables[key]
 
 
-def finer(low: Lowering, step: Step, p: dict[str, Any], rows: int) -> int:
-    """Rows of a unit of work, few enough for the threads to have equal parts of a band."""
+def blocks(low: Lowering, step: Step, p: dict[str, Any]) -> dict[str, int]:
+    """How a band's step is cut for the threads: as one of an image of so many rows is."""
+    if step.kernel == "conv":
+        from .lower import conv
+
+        depth = p["kd"] * p["kh"] * p["kw"] * p["channels"]
+        sizes = conv.blocks(low, p["oh"] * p["ow"], p["filters"], p["group"], depth, p["wide"])
+        return dict(block_rows=sizes[0], block_panels=sizes[1])
     if step.kernel == "depthwise":
-        per = max(1, p["channels"] // p["block_channels"])
-        units = max(1, ceil(4 * low.threads / per)) if low.threads > 1 else 1
-        return max(1, min(p["block_rows"], ceil(rows / units)))
-    block, mr = int(p["block_rows"]), low.vector("MR")
-    while low.threads > 1 and block > 2 * mr and ceil(rows * p["ow"] / block) < 4 * low.threads:
-        block = max(mr, ceil(block / 2))
-    return block
+        from .lower import depthwise
+
+        extent = (p["kw"] - 1) * p["dilation_w"] + 1
+        rows, width, strips = depthwise.blocks(
+            1, p["oh"], p["ow"], p["channels"], p["kh"], extent, p["stride_w"], p["dilation_h"],
+            low.vector("VW"), step.threads,
+        )  # fmt: skip
+        return dict(block_rows=rows, block_channels=width, block_tiles=strips)
+    return {}
 
 
 def moved(

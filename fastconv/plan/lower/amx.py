@@ -47,7 +47,7 @@ MAC = 1 / 27.0
 #: Groups of pixels that are not full, of an image that threads share.
 EDGE = 0.5
 #: Tiles with six products must be so much cheaper: threads share them less well than vectors.
-CLEARLY = 0.6
+CLEARLY = 0.8
 
 
 @record(frozen=True)
@@ -115,14 +115,18 @@ class Shape:
         """Parts of a number."""
         return 2 if self.channels // self.group * prod(self.kernel) >= DEEP else 3
 
+    @property
+    def period(self) -> int:
+        """Successive pixels that tiles and vectors compute together."""
+        return TALL + (MAX_ROWS if self.parts == 3 else MAX_ROWS // 2)
+
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
         steps, panels = self.steps(), ceil(self.filters / 16) / 2
         rows = self.n * self.oh * self.ow
         border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
         image = self.oh * self.ow * border
-        period = TALL + (12 if self.parts == 3 else 6)
-        groups = self.n * (ceil(image / period) + EDGE)
+        groups = self.n * (ceil(image / self.period) + EDGE)
         pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
         return (
             groups * panels * steps * STEP[self.parts]
@@ -320,7 +324,7 @@ def lower(
     )  # fmt: skip
     wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
     groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
-    period = TALL + (12 if s.parts == 3 else 6)
+    period = s.period
     periods = ceil(((s.oh - 1) * width + s.ow) / period)
     span = 0
     rows, block_n = s.oh, 1
