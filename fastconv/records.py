@@ -142,7 +142,10 @@ class _Later:
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    _fill(self, self.__dict__, args, kwargs)
+    if len(args) == len(self._names) and not kwargs:
+        self.__dict__.update(zip(self._names, args))
+    else:
+        _fill(self, self.__dict__, args, kwargs)
 
 
 def _init_slots(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -84,6 +84,9 @@ def chains(steps: Sequence[Step], least: int = 0) -> list[list[int]]:
 
     The largest link of a run has ``least`` bytes or more.
     """
+    large = [s.kernel in ROW_KERNELS and link_bytes(s) >= LINK_BYTES for s in steps]
+    if not any(large):
+        return []
     users: dict[int, set[int]] = {}
     for i, s in enumerate(steps):
         for q in s.places:

@@ -248,12 +248,17 @@ class Resize(Op):
         outside = outside if outside is not None and outside.any() else None
         last = max(0, size - 1)
         # Coordinates far outside (a roi can name any) all mean the same; keep them small.
-        x = np.clip(np.nan_to_num(x), -4.0 - size, 2.0 * size + 4)
+        # (They lie on a line, so that its ends tell; a NaN passes neither comparison.)
+        least, most = -4.0 - size, 2.0 * size + 4
+        if out and not (least <= x[0] <= most and least <= x[-1] <= most):
+            x = np.clip(np.nan_to_num(x), least, most)
         if self.mode == "nearest":
             rounding = self.nearest_mode
             if rounding == OPSET_10:
                 rounding = "ceil" if axis.scale < 1 else "floor"
-            index = np.clip(nearest_index(x, rounding).astype(np.int64), 0, last)
+            index = nearest_index(x, rounding).astype(np.int64)
+            np.minimum(index, last, out=index)
+            np.maximum(index, 0, out=index)
             return AxisTable(index[:, None], None, outside)
         support, function = (1, triangle) if self.mode == "linear" else (2, cubic)
         stretch = min(axis.scale, 1.0) if self.antialias else 1.0
