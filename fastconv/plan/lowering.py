@@ -29,6 +29,7 @@ from .packing import PackCache, address, aligned_copy
 from .packing import aligned_empty as aligned_empty  # what lowerings pack with
 from .packing import aligned_zeros as aligned_zeros
 from .packing import mapping as mapping
+from .recipes import Made, Part
 from .slices import Slice
 
 F32 = np.dtype(np.float32)
@@ -44,7 +45,10 @@ PIECE_WORK = 1 << 17
 
 @record
 class Step:
-    """One kernel call, or one Python function call, of a plan."""
+    """One kernel call, or one Python function call, of a plan.
+
+    ``part`` is what it is in a recipe, if it came by one or became one.
+    """
 
     kernel: str
     node: Node | None
@@ -55,6 +59,7 @@ class Step:
     pieces: int = 1
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
+    part: Part | None = None
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Step:
         self.pieces = pieces
         self.function = function
         self.n_outputs = n_outputs
+        self.part = None
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
@@ -212,6 +218,7 @@ class Lowering:
     postponed: dict[str, Scaled] = field(default_factory=dict)
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
+    fresh: dict[Hashable, Made] = field(default_factory=dict)
 
     # What a node's inputs and outputs are.
 

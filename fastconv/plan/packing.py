@@ -73,6 +73,8 @@ class PackCache:
         self._maps: dict[int, mmap.mmap] = {}
         self._read = 0
         self._pool = Pool()
+        #: What planning keeps of each graph, by graph and settings.
+        self.recipes: dict[Hashable, Any] = {}
 
     def place(
         self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()
@@ -111,6 +113,11 @@ class PackCache:
                 finite = bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
             known = self._finite[id(array)] = (array, finite)
         return known[1]
+
+    def known_odd(self, array: np.ndarray) -> bool:
+        """Whether a weight was looked at by :meth:`finite` and is not."""
+        known = self._finite.get(id(array))
+        return known is not None and not known[1]
 
     def done(self, array: np.ndarray) -> None:
         """Note that a weight was read, and let go of pages once many are resident."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .choice import Choices
 from .lower import LOWER
 from .lowering import F32, Lowering, PackCache, Step, reference, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+from .recipes import Recipes
 from .slices import Slice, assign_slices
 
 
@@ -84,13 +85,16 @@ def make_plan(
         types[name] = TensorType(t.dtype, sizes)
     known: dict[str, np.ndarray] = dict(graph.consts)
     limit = memory_limit or machine_memory()
-    ready, late = resolve(graph, types, known, limit)
+    isa = isa or kernels.chosen_isa()
+    choices = choices or Choices()
+    recipes = recipes_of(graph, packs, choices, (threads, isa, strict, half), not half)
+    ready, late = resolve(graph, types, known, limit, recipes)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
     low = Lowering(
-        graph, types, known, threads, packs, isa or kernels.chosen_isa(), strict,
-        choices or Choices(), half, outputs=frozenset(results),
+        graph, types, known, threads, packs, isa, strict, choices, half,
+        outputs=frozenset(results),
     )  # fmt: skip
     for name in inputs:
         t = inputs[name]
@@ -103,9 +107,10 @@ def make_plan(
     for node in live:
         low.node = node
         try:
-            lower = LOWER.get(type(node.op))
-            if lower is None or lower(low, node) is False:
-                _python(low, node)
+            if recipes is None:
+                _lower(low, node)
+            else:
+                recipes.lower(low, node, _lower)
         except FastconvError as e:
             ins = [value_type(i, types, known) if i else None for i in node.inputs]
             raise annotate(node, e, ins) from None
@@ -128,10 +133,16 @@ def make_plan(
     for s in low.steps:
         if s.function is None:
             k = table[s.kernel]
-            try:
-                params = k.pack(**s.params)
-            except OverflowError as e:
-                raise ShapeError(f"{s.node}: a size or an attribute is too large: {e}") from None
+            part = s.part
+            params = None if part is None else part.packed
+            if params is None:
+                try:
+                    params = k.pack(**s.params)
+                except OverflowError as e:
+                    text = f"{s.node}: a size or an attribute is too large: {e}"
+                    raise ShapeError(text) from None
+                if part is not None:
+                    part.packed = params
             entry = (k.address, params, [reference(p) for p in s.places], sharing(s))
         else:
             entry = (0, b"", [], (1, 1, -1, 0))
@@ -142,8 +153,32 @@ def make_plan(
     )  # fmt: skip
 
 
+def recipes_of(
+    graph: Graph, packs: PackCache, choices: Choices, settings: tuple[Hashable, ...], alike: bool
+) -> Recipes | None:
+    """What planning keeps of a graph under some settings; None when every choice is traced."""
+    if choices.trace is not None:
+        return None
+    key = (id(graph), id(choices) if choices.record else 0, *settings)
+    found = packs.recipes.get(key)
+    if found is None:  # it keeps both, and with them their ids
+        found = packs.recipes[key] = Recipes(graph, choices, alike)
+    return found
+
+
+def _lower(low: Lowering, node: Node) -> None:
+    """Append the steps of a node."""
+    lower = LOWER.get(type(node.op))
+    if lower is None or lower(low, node) is False:
+        _python(low, node)
+
+
 def resolve(
-    graph: Graph, types: dict[str, TensorType], known: dict[str, np.ndarray], limit: int
+    graph: Graph,
+    types: dict[str, TensorType],
+    known: dict[str, np.ndarray],
+    limit: int,
+    recipes: Recipes | None = None,
 ) -> tuple[list[Node], list[Node]]:
     """Infer every node's types, compute what is known; returns (ready, late) nodes.
 
@@ -162,6 +197,16 @@ def resolve(
             known.update(consts)
             graph.consts.update(consts)
             continue
+        key = None
+        if recipes is not None:
+            key = recipes.types_key(recipes.kind(node), types, known)
+            found = None if key is None else recipes.inferred(key)
+            if found is not None:
+                for name, out in zip(node.outputs, found, strict=False):
+                    if name:
+                        types[name] = out
+                ready.append(node)
+                continue
         ins: list[TensorType | None] = []
         values: list[np.ndarray | None] = []
         constant = True
@@ -215,6 +260,8 @@ def resolve(
                 if name:
                     types[name] = out
             ready.append(node)
+            if recipes is not None and key is not None:
+                recipes.keep_inferred(key, outs)
         else:
             late.append(node)
     return ready, late

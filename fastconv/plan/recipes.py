@@ -1,0 +1,461 @@
+"""What planning a node came to, kept so that the same work is not done twice.
+
+Most of what a plan does for a node follows from the operator, the sizes of its inputs and where
+these lie. Layers of a network repeat; and where sizes do not depend on those of the image (squeeze
+and excitation, heads behind a global pool), they are the same in every plan of a model. A
+:class:`Recipe` is the steps of one node with their memory named by role (input 0, output 0, scratch
+memory) rather than by buffer; following it for another node appends the same steps.
+
+Two nodes are of one kind if they have equal operators, and constants of the same types: what a
+convolution's steps are does not depend on the values of its weights, but for whether these are
+finite. For other operators the very constants count, as they may hold axes or sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..graph import Graph, Node, TensorType
+from ..graph.ops.binary import Binary, Pow
+from ..graph.ops.conv import Conv
+from ..records import record
+from .choice import Choices
+from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+
+if TYPE_CHECKING:
+    from .lowering import Lowering, Step
+
+#: Recipes, and results of shape rules, that are kept for a graph; more than that: begin again.
+MOST = 4096
+#: Values computed from shapes are compared by their elements if they are as few as this.
+FEW_ELEMENTS = 16
+LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
+
+#: Where a place of a recipe comes from.
+NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED = range(7)
+
+
+@record(slots=True)
+class Kind:
+    """What a node has in common with others that are planned alike.
+
+    Attributes:
+        node: the node.
+        number: the same for all nodes of one kind; -1 where nothing may be kept.
+        varying: the inputs that are no constants of the graph, once each.
+        places: where these are among the inputs.
+        shapes_only: whether constants count by their types alone.
+    """
+
+    node: Node
+    number: int
+    varying: tuple[str, ...]
+    places: tuple[int, ...]
+    shapes_only: bool
+
+
+@record(slots=True)
+class Part:
+    """One step of a recipe, and its parameter struct once that has been packed."""
+
+    kernel: str
+    params: Mapping[str, Any]
+    places: tuple[tuple[Any, ...], ...]
+    threads: int
+    macs: int
+    pieces: int
+    packed: bytes | None
+
+
+@record(slots=True)
+class Recipe:
+    """How a node of one kind is lowered.
+
+    Attributes:
+        buffers: size and parts of each arena buffer, in the order of their making.
+        locals: the places made: (where their memory is from, start, shape, dtype, …).
+        named: which of these belongs to which input or output, in which layout.
+        parts: the steps.
+        constants: by node, the constants behind ``locals`` (None for other memory).
+    """
+
+    buffers: list[tuple[int, int | None]]
+    locals: list[tuple[Any, ...]]
+    named: list[tuple[bool, int, str, tuple[Any, ...]]]
+    parts: list[Part]
+    constants: dict[int, list[Buffer | None]]
+
+
+class Recipes:
+    """The recipes of one graph, for one number of threads and one kernel build.
+
+    Args:
+        graph: the graph.
+        choices: what decides between alternatives.
+        alike: whether weights that differ in values alone are lowered alike.
+    """
+
+    def __init__(self, graph: Graph, choices: Choices, alike: bool = True) -> None:
+        self.graph = graph
+        self.choices = choices
+        self._alike = alike
+        self._kinds: dict[int, Kind] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._inferred: dict[Hashable, list[TensorType]] = {}
+        self._recipes: dict[Hashable, Recipe | None] = {}
+        self._seen: set[Hashable] = set()
+
+    def kind(self, node: Node) -> Kind:
+        """What kind of node this is."""
+        kind = self._kinds.get(id(node))
+        if kind is None or kind.node is not node:
+            kind = self._kinds[id(node)] = self._kind(node)
+        return kind
+
+    def _kind(self, node: Node) -> Kind:
+        op, consts = node.op, self.graph.consts
+        shapes_only = self._alike and isinstance(op, (Conv, Binary)) and not isinstance(op, Pow)
+        names = list(node.inputs)
+        fixed: list[Hashable] = []
+        for name in names:
+            array = consts.get(name)
+            if not name:
+                fixed.append("")
+            elif array is None:
+                fixed.append(names.index(name))
+            elif shapes_only:
+                fixed.append((array.dtype, array.shape, array.flags.c_contiguous,
+                              array.flags.aligned, names.index(name)))  # fmt: skip
+            else:
+                fixed.append(("value", id(array)))  # the graph keeps it, and with it its id
+        number = -1
+        if not (op.control or op.dynamic) and op.deterministic:
+            try:
+                # By what it is written as too: 0.0 equals -0.0, and 1 equals True.
+                key = (type(op), op, repr(op), tuple(fixed), tuple([bool(o) for o in node.outputs]))
+                number = self._numbers.setdefault(key, len(self._numbers))
+            except TypeError:  # an attribute that is an array
+                number = -1
+        varying = tuple(dict.fromkeys(n for n in names if n and n not in consts))
+        return Kind(node, number, varying, tuple([names.index(n) for n in varying]), shapes_only)
+
+    # Shape rules.
+
+    def types_key(
+        self, kind: Kind, types: Mapping[str, TensorType], known: Mapping[str, np.ndarray]
+    ) -> tuple[Any, ...] | None:
+        """What the types of a node's outputs depend on; None where that is not to be said."""
+        if kind.number < 0:
+            return None
+        key: list[Any] = [kind.number]
+        for name in kind.varying:
+            t = types.get(name)
+            if t is not None:
+                key.append(t.shape)
+                key.append(t.dtype)
+                continue
+            array = known.get(name)
+            if array is None or array.size > FEW_ELEMENTS:
+                return None
+            key.append((array.shape, array.dtype, array.tobytes()))
+        return tuple(key)
+
+    def inferred(self, key: Hashable) -> list[TensorType] | None:
+        """What :meth:`keep_inferred` was told."""
+        return self._inferred.get(key)
+
+    def keep_inferred(self, key: Hashable, types: list[TensorType]) -> None:
+        """Note what a shape rule gave."""
+        if len(self._inferred) >= MOST:
+            self._inferred.clear()
+        self._inferred[key] = types
+
+    # Lowering.
+
+    def lower(self, low: Lowering, node: Node, whole: Callable[[Lowering, Node], None]) -> None:
+        """Append a node's steps: by a recipe if there is one, else as ``whole`` does.
+
+        What ``whole`` does becomes a recipe when a node of the same kind comes a second time.
+        """
+        kind = self.kind(node)
+        key = self._key(low, kind)
+        if key is None:
+            return whole(low, node)
+        recipe = self._recipes.get(key, self)  # itself: none was tried
+        if recipe is self and key in low.fresh:
+            recipe = self._keep(key, low, low.fresh[key])
+        if isinstance(recipe, Recipe) and follow(low, kind, recipe):
+            return None
+        before = position(low)
+        whole(low, node)
+        if recipe is self:
+            made = Made(kind, before, position(low))
+            if key in self._seen:
+                self._keep(key, low, made)
+            else:
+                low.fresh[key] = made
+                if len(self._seen) >= MOST:
+                    self._seen.clear()
+                self._seen.add(key)
+        return None
+
+    def _keep(self, key: Hashable, low: Lowering, made: Made) -> Recipe | None:
+        if len(self._recipes) >= MOST:
+            self._recipes.clear()
+        recipe = self._recipes[key] = write(low, made)
+        return recipe
+
+    def _key(self, low: Lowering, kind: Kind) -> tuple[Any, ...] | None:
+        """What the steps of a node depend on; None where it has to be lowered for itself."""
+        if kind.number < 0:
+            return None
+        key: list[Any] = [kind.number]
+        for name in kind.node.outputs:
+            if name in low.slices:
+                return None
+            key.append(name in low.outputs)
+        types, places = low.types, low.places
+        for name in kind.varying:
+            t = types.get(name)
+            if t is None or name in low.postponed:
+                return None
+            key.append(t.shape)
+            key.append(t.dtype)
+            for layout in LAYOUTS:
+                p = places.get((name, layout))
+                if p is None:
+                    key.append(None)
+                elif p.start or not p.dense:
+                    return None
+                else:
+                    key.append((p.buffer.kind, p.channels))
+        return tuple(key)
+
+
+@record(slots=True)
+class Made:
+    """Which part of a plan was made for a node."""
+
+    kind: Kind
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+def position(low: Lowering) -> tuple[int, ...]:
+    """How much there is of a plan in the making."""
+    return (
+        len(low.steps), len(low.arena.buffers), len(low.places), len(low.externals),
+        len(low.postponed), len(low.roots),
+    )  # fmt: skip
+
+
+class _Unwritable(Exception):
+    """A node did more than a recipe can say."""
+
+
+def write(low: Lowering, made: Made) -> Recipe | None:
+    """What was done for a node as a recipe; None where it cannot be said as one."""
+    (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made.before, made.after
+    if others != others_after:
+        return None
+    try:
+        return _Writer(low, made.kind, b0, b1, p0, p1).recipe(low.steps[s0:s1])
+    except _Unwritable:
+        return None
+
+
+class _Writer:
+    """Names the places of one node's steps by their roles."""
+
+    def __init__(self, low: Lowering, kind: Kind, b0: int, b1: int, p0: int, p1: int) -> None:
+        self.low = low
+        self.kind = kind
+        self.inputs = list(kind.node.inputs)
+        self.outputs = list(kind.node.outputs)
+        self.consts = low.graph.consts
+        self.buffers = low.arena.buffers[b0:b1]
+        self.number = {id(b): i for i, b in enumerate(self.buffers)}
+        self.added = list(islice(low.places.items(), p0, p1))
+        new = {k for k, _ in self.added}
+        self.given: dict[int, tuple[Any, ...]] = {}
+        self.within: dict[int, tuple[int, str]] = {}
+        for i, name in zip(kind.places, kind.varying, strict=True):
+            for layout in LAYOUTS:
+                p = low.places.get((name, layout))
+                if p is not None and (name, layout) not in new:
+                    self.given[id(p)] = (INPUT, i, layout)
+                    self.within.setdefault(id(p.buffer), (i, layout))
+        self.made: dict[int, tuple[Any, ...]] = {}
+        self.locals: list[tuple[Any, ...]] = []
+        self.packed: dict[int, Hashable] | None = None
+
+    def recipe(self, steps: list[Step]) -> Recipe:
+        weights = [self.consts[n] for n in self.inputs if n in self.consts]
+        if self.kind.shapes_only and any(self.low.packs.known_odd(w) for w in weights):
+            raise _Unwritable
+        parts = []
+        for s in steps:
+            if s.function is not None:
+                raise _Unwritable
+            refs = tuple([self.ref(p) for p in s.places])
+            parts.append(Part(s.kernel, s.params, refs, s.threads, s.macs, s.pieces, None))
+        named = []
+        for (name, layout), place in self.added:
+            if layout not in LAYOUTS:
+                raise _Unwritable
+            if name in self.outputs:
+                named.append((True, self.outputs.index(name), layout, self.ref(place)))
+            elif name in self.inputs:
+                named.append((False, self.inputs.index(name), layout, self.ref(place)))
+            else:
+                raise _Unwritable
+        buffers = [(b.nbytes, b.parts) for b in self.buffers]
+        for s, part in zip(steps, parts, strict=True):
+            s.part = part
+        return Recipe(buffers, self.locals, named, parts, {})
+
+    def ref(self, p: Place | None) -> tuple[Any, ...]:
+        """A place by its role."""
+        if p is None:
+            return (NONE,)
+        found = self.given.get(id(p)) or self.made.get(id(p))
+        if found is None:
+            found = self.made[id(p)] = (LOCAL, len(self.locals))
+            form = (p.start, p.shape, p.dtype, p.layout, p.pixel, p.channels)
+            self.locals.append((*self.memory(p), form))
+        return found
+
+    def memory(self, p: Place) -> tuple[Any, Any]:
+        """Where the memory of a place is from."""
+        b = p.buffer
+        if id(b) in self.number:
+            return LOCAL, self.number[id(b)]
+        if id(b) in self.within:
+            return WITHIN, self.within[id(b)]
+        if b.kind != CONST:
+            raise _Unwritable
+        if self.packed is None:
+            self.packed = {id(q.buffer): k for k, q in self.low.packs.places.items()}
+        key = self.packed.get(id(b))
+        if key is not None:
+            return PACKED, self.named(key, True)
+        for i, name in enumerate(self.inputs):
+            if b.array is self.consts.get(name, self):
+                return STORED, i
+        assert b.array is not None
+        if self.kind.shapes_only and b.array.dtype.kind not in "iu":
+            raise _Unwritable  # made of weights: a table made of sizes holds integers
+        return FIXED, b
+
+    def named(self, key: Any, whole: bool = False) -> Any:
+        """The key of a packed constant with the node's constants as positions.
+
+        The first part of a key says what was done, and never names a value.
+        """
+        first = 2 if whole else 1  # the kernel build comes before all
+        parts = list(key[:first])
+        for k in key[first:]:
+            if isinstance(k, tuple):
+                parts.append(self.named(k) if k and isinstance(k[0], str) else k)
+            elif isinstance(k, str) and k in self.consts:
+                if k not in self.inputs:
+                    raise _Unwritable
+                parts.append(_Input(self.inputs.index(k)))
+            else:
+                parts.append(k)
+        return tuple(parts)
+
+
+class _Input(int):
+    """In the key of a packed constant: which of a node's inputs it names."""
+
+
+def keyed(key: Any, inputs: list[str]) -> Any:
+    """The key of a packed constant for a node with these inputs."""
+    parts = []
+    for k in key:
+        if type(k) is _Input:
+            parts.append(inputs[k])
+        else:
+            parts.append(keyed(k, inputs) if type(k) is tuple else k)
+    return tuple(parts)
+
+
+def constants(low: Lowering, node: Node, recipe: Recipe) -> list[Buffer | None] | None:
+    """The constants behind a recipe's places for a node; None where one is not packed yet."""
+    found: list[Buffer | None] = []
+    for source, value, _ in recipe.locals:
+        buffer: Buffer | None = None
+        if source == PACKED:
+            place = low.packs.places.get(keyed(value, node.inputs))
+            if place is None:
+                return None
+            buffer = place.buffer
+        elif source == STORED:
+            array = low.graph.consts[node.inputs[value]]
+            buffer = Buffer(CONST, array.nbytes, array)
+        elif source == FIXED:
+            buffer = value
+        found.append(buffer)
+    if any(p.kernel.startswith("amx") for p in recipe.parts):
+        weights = [low.graph.consts[n] for n in node.inputs[:2] if n in low.graph.consts]
+        if not all(low.packs.finite(w) for w in weights):
+            return None
+    return found
+
+
+def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
+    """Append a node's steps by a recipe; False, having done nothing, where that cannot be."""
+    from .lowering import Step
+
+    node = kind.node
+    consts = recipe.constants.get(id(node))
+    if consts is None:
+        consts = constants(low, node, recipe)
+        if consts is None:
+            return False
+        recipe.constants[id(node)] = consts
+    inputs, outputs, places = node.inputs, node.outputs, low.places
+    buffers = []
+    for nbytes, parts in recipe.buffers:
+        b = Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts)
+        buffers.append(b)
+    low.arena.buffers += buffers
+    made: list[Place] = []
+    for (source, value, form), const in zip(recipe.locals, consts, strict=True):
+        if const is not None:
+            memory = const
+            low.keep.append(const.array)  # type: ignore[arg-type]
+        elif source == LOCAL:
+            memory = buffers[value]
+        else:
+            memory = places[inputs[value[0]], value[1]].buffer
+        made.append(Place(memory, *form))
+    for p in recipe.parts:
+        count = len(low.steps)
+        own: list[Place | None] = []
+        for r in p.places:
+            if r[0] == LOCAL:
+                place = made[r[1]]
+            elif r[0] == INPUT:
+                place = places[inputs[r[1]], r[2]]
+            else:
+                own.append(None)
+                continue
+            own.append(place)
+            b = place.buffer
+            if b.kind == ARENA:
+                if b.first < 0:
+                    b.first = count
+                b.last = count
+        step = Step(p.kernel, node, p.params, own, p.threads, p.macs, p.pieces)
+        step.part = p
+        low.steps.append(step)
+    for output, i, layout, r in recipe.named:
+        name = outputs[i] if output else inputs[i]
+        places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
+    return True
