@@ -572,9 +572,10 @@ def reference(place: Place | None) -> tuple[int, int]:
     if place is None:
         return ABSENT, 0
     b = place.buffer
-    if b.kind == ARENA:
+    kind = b.kind
+    if kind == ARENA:
         return ARENA, b.offset + place.start
-    if b.kind == CONST:
+    if kind == CONST:
         if b.offset < 0:
             assert b.array is not None
             b.offset = address(b.array)

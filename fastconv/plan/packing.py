@@ -69,6 +69,7 @@ class PackCache:
     def __init__(self) -> None:
         self._arrays: dict[Hashable, np.ndarray] = {}
         self.places: dict[Hashable, Place] = {}
+        self._keys: dict[int, Hashable] = {}
         self._finite: dict[int, tuple[np.ndarray, bool]] = {}
         self._maps: dict[int, mmap.mmap] = {}
         self._read = 0
@@ -82,7 +83,13 @@ class PackCache:
         """The array of :meth:`get` as a place, which all plans share."""
         array = self.get(key, make, sources)
         place = Place(Buffer(CONST, array.nbytes, array), 0, array.shape, array.dtype)
-        return self.places.setdefault(key, place)
+        place = self.places.setdefault(key, place)
+        self._keys[id(place.buffer)] = key
+        return place
+
+    def key_of(self, buffer: Buffer) -> Hashable:
+        """The key of the packed weights in a buffer, or None where there are none."""
+        return self._keys.get(id(buffer))
 
     def get(
         self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()

@@ -143,7 +143,9 @@ def make_plan(
                     raise ShapeError(text) from None
                 if part is not None:
                     part.packed = params
-            entry = (k.address, params, [reference(p) for p in s.places], sharing(s))
+            alone = s.threads == 1
+            share = (1, s.pieces, -1, 0) if alone else sharing(s)
+            entry = (k.address, params, [reference(p) for p in s.places], share)
         else:
             entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MOST = 4096
 #: Values computed from shapes are compared by their elements if they are as few as this.
 FEW_ELEMENTS = 16
+#: Which part of a plan was made for a node: how much there was of it before and after.
+Made = tuple["Kind", tuple[int, ...], tuple[int, ...]]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
 #: Where a place of a recipe comes from.
@@ -193,7 +195,7 @@ class Recipes:
         before = position(low)
         whole(low, node)
         if recipe is self:
-            made = Made(kind, before, position(low))
+            made = kind, before, position(low)
             if key in self._seen:
                 self._keep(key, low, made)
             else:
@@ -236,15 +238,6 @@ class Recipes:
         return tuple(key)
 
 
-@record(slots=True)
-class Made:
-    """Which part of a plan was made for a node."""
-
-    kind: Kind
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
 def position(low: Lowering) -> tuple[int, ...]:
     """How much there is of a plan in the making."""
     return (
@@ -259,11 +252,11 @@ class _Unwritable(Exception):
 
 def write(low: Lowering, made: Made) -> Recipe | None:
     """What was done for a node as a recipe; None where it cannot be said as one."""
-    (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made.before, made.after
+    kind, (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made
     if others != others_after:
         return None
     try:
-        return _Writer(low, made.kind, b0, b1, p0, p1).recipe(low.steps[s0:s1])
+        return _Writer(low, kind, b0, b1, p0, p1).recipe(low.steps[s0:s1])
     except _Unwritable:
         return None
 
@@ -291,7 +284,6 @@ class _Writer:
                     self.within.setdefault(id(p.buffer), (i, layout))
         self.made: dict[int, tuple[Any, ...]] = {}
         self.locals: list[tuple[Any, ...]] = []
-        self.packed: dict[int, Hashable] | None = None
 
     def recipe(self, steps: list[Step]) -> Recipe:
         weights = [self.consts[n] for n in self.inputs if n in self.consts]
@@ -338,9 +330,7 @@ class _Writer:
             return WITHIN, self.within[id(b)]
         if b.kind != CONST:
             raise _Unwritable
-        if self.packed is None:
-            self.packed = {id(q.buffer): k for k, q in self.low.packs.places.items()}
-        key = self.packed.get(id(b))
+        key = self.low.packs.key_of(b)
         if key is not None:
             return PACKED, self.named(key, True)
         for i, name in enumerate(self.inputs):

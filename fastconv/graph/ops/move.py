@@ -69,7 +69,7 @@ class Concat(Op):
         dtype = types[0].dtype
         for t in types:
             known = t.dtype is not None and dtype is not None
-            need(not known or t.dtype == dtype, f"dtypes of {types[0]} and {t} differ")
+            need(not known or t.dtype == dtype, lambda: f"dtypes of {types[0]} and {t} differ")
         shapes = [t.shape for t in types if t.shape is not None]
         if not shapes:
             return [TensorType(dtype, None)]
@@ -78,13 +78,13 @@ class Concat(Op):
         axis = normalize_axis(self.axis, rank)
         result: list[Any] = list(shapes[0])
         for s in shapes[1:]:
-            need(len(s) == rank, f"shapes {list(shapes[0])} and {list(s)} differ in rank")
+            need(len(s) == rank, lambda: f"shapes {list(shapes[0])} and {list(s)} differ in rank")
             for k, d in enumerate(s):
                 if k != axis and isinstance(d, int):
                     have = result[k]
                     need(
                         not isinstance(have, int) or have == d,
-                        f"shapes {list(shapes[0])} and {list(s)} differ on axis {k}",
+                        lambda: f"shapes {list(shapes[0])} and {list(s)} differ on axis {k}",
                     )
                     result[k] = d
         total: Any = 0

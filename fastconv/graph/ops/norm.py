@@ -162,14 +162,17 @@ def check_channels(types: Sequence[TensorType | None], names: Sequence[str], ran
     x = types[0]
     if x is None or x.shape is None:
         return
-    need(len(x.shape) >= rank, f"the input must have rank {rank} or more, not {x}")
+    need(len(x.shape) >= rank, lambda: f"the input must have rank {rank} or more, not {x}")
     channels = x.shape[1] if len(x.shape) > 1 else 1
     for t, name in zip(types[1:], names, strict=False):
         if t is None or t.shape is None:
             continue
-        need(len(t.shape) == 1, f"{name} {t} must have rank 1")
-        if type(t.shape[0]) is int and type(channels) is int:
-            need(t.shape[0] == channels, f"{name} {t} needs one value per channel ({channels})")
+        own = t.shape
+        need(len(own) == 1, lambda: f"{name} {t} must have rank 1")
+        if type(own[0]) is int and type(channels) is int:
+            need(
+                own[0] == channels, lambda: f"{name} {t} needs one value per channel ({channels})"
+            )
 
 
 def per_channel(v: np.ndarray, rank: int) -> np.ndarray:

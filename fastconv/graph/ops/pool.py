@@ -95,7 +95,7 @@ class Pool(Op):
         x = types[0]
         if x.shape is None:
             return [TensorType(x.dtype, None)]
-        need(len(x.shape) >= 3, f"{self.label} needs an input of rank 3 or more, not {x}")
+        need(len(x.shape) >= 3, lambda: f"{self.label} needs an input of rank 3 or more, not {x}")
         return [TensorType(x.dtype, (*x.shape[:2], *self.window(x.shape).output))]
 
 

@@ -109,6 +109,11 @@ def triangle(t: np.ndarray, a: float) -> np.ndarray:
     return np.clip(1 - np.abs(t), 0, 1)
 
 
+#: What ``Resize.plan`` said: shape rule, lowering and computation ask for the same.
+_plans: dict[Any, list[Axis]] = {}
+MOST_PLANS = 256
+
+
 @register
 class Resize(Op):
     """Interpolates along any axes. Inputs: X, roi, scales, sizes (one of the last two).
@@ -155,6 +160,18 @@ class Resize(Op):
         Raises:
             ShapeError: lists of the wrong length, or sizes that make no sense.
         """
+        if not isinstance(shape, tuple) or not is_static(shape):
+            return self._plan(shape, values)
+        key = (self, shape, *[None if v is None else (v.dtype, v.tobytes()) for v in values[1:4]])
+        found = _plans.get(key)
+        if found is None:
+            found = self._plan(shape, values)
+            if len(_plans) >= MOST_PLANS:
+                _plans.clear()
+            _plans[key] = found
+        return list(found)
+
+    def _plan(self, shape: Sequence[Dim], values: Sequence[Any]) -> list[Axis]:
         self.check()
         rank = len(shape)
         axes = axes_of(range(rank) if self.axes is None else self.axes, rank)
@@ -172,10 +189,12 @@ class Resize(Op):
             parts = list(zip(flat[:n], flat[n:], strict=True))
         result = [Axis(1.0, d) for d in shape]
         if scales is not None:
-            need(scales.size == n, f"scales {scales.tolist()} needs an entry for each of {n} axes")
-            for a, s, part in zip(axes, scales.reshape(-1), parts, strict=True):
-                need(bool(s > 0) and np.isfinite(s), f"scale {s} on axis {a} is not positive")
-                result[a] = Axis(float(s), scaled(shape[a], s), *part)
+            factors = scales.reshape(-1).tolist()
+            need(scales.size == n, lambda: f"scales {factors} needs an entry for each of {n} axes")
+            for a, s, part in zip(axes, factors, parts, strict=True):
+                if not 0 < s < np.inf:
+                    need(False, f"scale {s} on axis {a} is not positive")
+                result[a] = Axis(s, scaled(shape[a], s), *part)
             return result
         assert sizes is not None
         need(len(sizes) == n, f"sizes {sizes} needs an entry for each of {n} axes")
@@ -311,6 +330,8 @@ class Resize(Op):
 def scaled(size: Dim, scale: Any) -> Dim:
     """floor(size × scale), in float32 as ONNX' shape inference multiplies."""
     if isinstance(size, int):
+        if scale == 1 and size < 1 << 24:  # a float32 holds it
+            return size
         product = float(np.floor(np.float32(size) * np.float32(scale)))
         need(product < 2.0**40, f"axis of size {size} times {scale} is too long")
         return int(product)

@@ -183,6 +183,31 @@ def grouped(x: Place, tables: dict[int, np.ndarray]) -> Groups | None:
     return groups if tabled[-1] < 4 and last.size <= MAX_SEGMENTS else None
 
 
+def segments_of(index: np.ndarray, inner: int) -> np.ndarray:
+    """The runs of successive positions in a table as (first byte, bytes); -1 is filled.
+
+    Args:
+        index: positions along an axis; negative ones are filled.
+        inner: bytes of a position.
+    """
+    before, after = index[:-1], index[1:]
+    run = after - before == 1
+    filled = index < 0
+    if filled.any():
+        run = np.where(filled[1:], filled[:-1], run & ~filled[:-1])
+    starts = np.zeros(1 + np.count_nonzero(~run), np.int64)
+    starts[1:] = np.flatnonzero(~run)
+    starts[1:] += 1
+    segments = np.empty((starts.size, 2), np.int64)
+    segments[:, 0] = index[starts] * inner
+    segments[filled[starts], 0] = -1
+    segments[:-1, 1] = starts[1:]
+    segments[-1, 1] = index.size
+    segments[:, 1] -= starts
+    segments[:, 1] *= inner
+    return segments
+
+
 def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill: Any) -> bool:
     """The output ``name`` = x with positions along some axes taken from tables; −1 is ``fill``.
 
@@ -199,20 +224,18 @@ def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill
         inner *= groups.pop()[0]
     index = groups[-1][1]
     assert index is not None
-    offset = np.where(index < 0, -1, index * inner)
-    run = np.where(index[1:] < 0, index[:-1] < 0, (index[:-1] >= 0) & (np.diff(index) == 1))
-    starts = np.flatnonzero(np.concatenate([[True], ~run]))
-    lengths = np.diff(np.append(starts, index.size)) * inner
-    segments = np.stack([offset[starts], lengths], 1).astype(np.int64)
+    segments = segments_of(index, inner)
     step = inner * groups[-1][0]
     outer: list[np.ndarray] = []
     for size, table in reversed(groups[:-1]):
-        t = np.arange(size) if table is None else table
-        outer.insert(0, np.where(t < 0, -1, t * step).astype(np.int64))
+        t = np.arange(0, size * step, step, np.int64) if table is None else table * step
+        if table is not None and (table < 0).any():
+            t[table < 0] = -1
+        outer.insert(0, t.astype(np.int64, copy=False))
         step *= size
     while len(outer) < 3:
         outer.insert(0, np.zeros(1, np.int64))
-    pattern = np.resize(np.asarray(fill, x.dtype).reshape(1), 64 // x.dtype.itemsize)
+    pattern = np.full(64 // x.dtype.itemsize, fill, x.dtype)
     constants = [low.constant(a) for a in (np.concatenate(outer), segments, pattern)]
     n0, n1, n2 = (t.size for t in outer)
     params = dict(n0=n0, n1=n1, n2=n2, segments=len(segments), y_row=index.size * inner)
