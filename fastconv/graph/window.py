@@ -117,7 +117,10 @@ def _resolve(
     ceil_mode: bool,
 ) -> Window:
     rank = len(spatial)
-    ks, ss, ds, ps = check_window(rank, kernel_shape, strides, dilations, pads, auto_pad)
+    ks, ss, ds, ps = _checked(
+        rank, tuple(kernel_shape), tuple(strides or ()), tuple(dilations or ()), tuple(pads or ()),
+        auto_pad,
+    )  # fmt: skip
     begin, end, out = list(ps[:rank]), list(ps[rank:]), []
     for a in range(rank):
         size: Any = spatial[a]  # None in arithmetic is a TypeError: the caller knows no type then
@@ -157,3 +160,4 @@ def _resolve(
 
 #: The layers of a network repeat a few geometries, each of which is asked for several times.
 _resolved = lru_cache(maxsize=1024)(_resolve)
+_checked = lru_cache(maxsize=1024)(check_window)

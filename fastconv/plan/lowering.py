@@ -379,8 +379,10 @@ class Lowering:
         shape, dtype = self.shape(name), self.dtype(name)
         nbytes = checked_size(shape, dtype.itemsize, f"value {name!r}")
         # One channel, or one pixel, lies in the caller's array as it does channels-last.
-        both = layout == CHANNELS_LAST and (shape[1] == 1 or checked_size(shape[2:]) == 1)
-        mine = (layout == PLAIN or both) and name in self.outputs
+        mine = both = False
+        if name in self.outputs:
+            both = layout == CHANNELS_LAST and (shape[1] == 1 or checked_size(shape[2:]) == 1)
+            mine = layout == PLAIN or both
         if mine and (name, PLAIN) not in self.places:
             buffer = self.external(name, nbytes)
         else:

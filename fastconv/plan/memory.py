@@ -109,10 +109,14 @@ class Place:
         pixel: int = 0,
         channels: int = 0,
     ) -> None:
-        self.__dict__.update(
-            buffer=buffer, start=start, shape=shape, dtype=dtype, layout=layout, pixel=pixel,
-            channels=channels,
-        )  # fmt: skip
+        values = self.__dict__
+        values["buffer"] = buffer
+        values["start"] = start
+        values["shape"] = shape
+        values["dtype"] = dtype
+        values["layout"] = layout
+        values["pixel"] = pixel
+        values["channels"] = channels
 
     @property
     def nbytes(self) -> int:

@@ -201,10 +201,10 @@ def resolve(
             continue
         key = None
         if recipes is not None:
-            key = recipes.types_key(recipes.kind(node), types, known)
-            found = None if key is None else recipes.inferred(key)
+            key = recipes.types_key(node, types, known)
+            found = None if key is None else recipes.inferred.get(key)
             if found is not None:
-                for name, out in zip(node.outputs, found, strict=False):
+                for name, out in zip(node.outputs, found):
                     if name:
                         types[name] = out
                 ready.append(node)

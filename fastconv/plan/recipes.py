@@ -99,6 +99,9 @@ class Recipes:
         graph: the graph.
         choices: what decides between alternatives.
         alike: whether weights that differ in values alone are lowered alike.
+
+    Attributes:
+        inferred: what shape rules gave, by :meth:`types_key`.
     """
 
     def __init__(self, graph: Graph, choices: Choices, alike: bool = True) -> None:
@@ -107,16 +110,23 @@ class Recipes:
         self._alike = alike
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[Hashable, int] = {}
-        self._inferred: dict[Hashable, list[TensorType]] = {}
+        self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
         self._seen: set[Hashable] = set()
 
     def kind(self, node: Node) -> Kind:
-        """What kind of node this is."""
+        """What kind of node this is; the kind keeps the node, and with it its id."""
         kind = self._kinds.get(id(node))
-        if kind is None or kind.node is not node:
+        if kind is None:
+            if len(self._kinds) > 4 * len(self.graph.nodes) + MOST:
+                self._forget()  # the nodes of an If's branches are new in each plan
             kind = self._kinds[id(node)] = self._kind(node)
         return kind
+
+    def _forget(self) -> None:
+        """Drop all that is known by the ids of nodes."""
+        self._kinds.clear()
+        self._recipes.clear()
 
     def _kind(self, node: Node) -> Kind:
         op, consts = node.op, self.graph.consts
@@ -148,9 +158,10 @@ class Recipes:
     # Shape rules.
 
     def types_key(
-        self, kind: Kind, types: Mapping[str, TensorType], known: Mapping[str, np.ndarray]
+        self, node: Node, types: Mapping[str, TensorType], known: Mapping[str, np.ndarray]
     ) -> tuple[Any, ...] | None:
         """What the types of a node's outputs depend on; None where that is not to be said."""
+        kind = self._kinds.get(id(node)) or self.kind(node)
         if kind.number < 0:
             return None
         key: list[Any] = [kind.number]
@@ -166,15 +177,11 @@ class Recipes:
             key.append((array.shape, array.dtype, array.tobytes()))
         return tuple(key)
 
-    def inferred(self, key: Hashable) -> list[TensorType] | None:
-        """What :meth:`keep_inferred` was told."""
-        return self._inferred.get(key)
-
     def keep_inferred(self, key: Hashable, types: list[TensorType]) -> None:
         """Note what a shape rule gave."""
-        if len(self._inferred) >= MOST:
-            self._inferred.clear()
-        self._inferred[key] = types
+        if len(self.inferred) >= MOST:
+            self.inferred.clear()
+        self.inferred[key] = types
 
     # Lowering.
 
