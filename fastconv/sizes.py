@@ -52,7 +52,7 @@ _CGROUP = "/sys/fs/cgroup"
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as f:
+        with open(path, encoding="utf-8", errors="replace") as f:
             return f.read().strip()
     except OSError:
         return ""

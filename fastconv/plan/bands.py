@@ -87,12 +87,13 @@ def chains(steps: Sequence[Step], least: int = 0) -> list[list[int]]:
     large = [s.kernel in ROW_KERNELS and link_bytes(s) >= LINK_BYTES for s in steps]
     if not any(large):
         return []
-    users: dict[int, set[int]] = {}
+    links = [s.places[-1] for s, much in zip(steps, large, strict=True) if much]
+    users: dict[int, set[int]] = {id(q.buffer): set() for q in links if q is not None}
     for i, s in enumerate(steps):
         for q in s.places:
-            if q is not None:
-                users.setdefault(id(q.buffer), set()).add(i)
-    rows = [rows_of(s) for s in steps]
+            if q is not None and (found_users := users.get(id(q.buffer))) is not None:
+                found_users.add(i)
+    rows = [rows_of(s) if large[i] or (i and large[i - 1]) else None for i, s in enumerate(steps)]
     found: list[list[int]] = []
     run: list[int] = []
     for i in range(len(steps)):
@@ -128,7 +129,7 @@ def linked(
         and y.layout == CHANNELS_LAST
         and y.start == 0
         and y.dense
-        and users[id(y.buffer)] == {i, i + 1}
+        and users.get(id(y.buffer)) == {i, i + 1}
         and sum(q is not None and q.buffer is y.buffer for q in steps[i + 1].places) == 1
         and sum(q is not None and q.buffer is y.buffer for q in steps[i].places) == 1
         and y.nbytes // before.n >= LINK_BYTES

@@ -142,7 +142,7 @@ def _where(cls: type[Op]) -> str | None:
     return {
         "activations": "elementwise", "unary": "elementwise", "logic": "elementwise",
         "elementwise": "elementwise", "indexing": "move",
-        "recurrent_quant": "recurrent", "legacy": "shape", "control": None, "sequence": None,
+        "recurrent_quant": "recurrent", "control": None, "sequence": None,
         "spectral": None,
         "attention": None, "loss": None, "random": None,
     }.get(module, module)  # fmt: skip

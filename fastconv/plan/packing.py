@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mmap
+from _thread import _local as local
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from threading import local
 from typing import Any
 
 import numpy as np

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graph import Graph, Node, TensorType
+from ..graph import Graph, Node, Op, TensorType
 from ..graph.ops.binary import Binary, Pow
 from ..graph.ops.conv import Conv
 from ..records import record
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MOST = 4096
 #: Values computed from shapes are compared by their elements if they are as few as this.
 FEW_ELEMENTS = 16
+#: Attributes that are equal only where they are the same.
+PLAIN_TYPES = frozenset({int, str, type(None)})
 #: Which part of a plan was made for a node: how much there was of it before and after.
 Made = tuple["Kind", tuple[int, ...], tuple[int, ...]]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
@@ -147,8 +149,7 @@ class Recipes:
         number = -1
         if not (op.control or op.dynamic) and op.deterministic:
             try:
-                # By what it is written as too: 0.0 equals -0.0, and 1 equals True.
-                key = (type(op), op, repr(op), tuple(fixed), tuple([bool(o) for o in node.outputs]))
+                key = (type(op), written(op), tuple(fixed), tuple([bool(o) for o in node.outputs]))
                 number = self._numbers.setdefault(key, len(self._numbers))
             except TypeError:  # an attribute that is an array
                 number = -1
@@ -251,6 +252,26 @@ def position(low: Lowering) -> tuple[int, ...]:
         len(low.steps), len(low.arena.buffers), len(low.places), len(low.externals),
         len(low.postponed), len(low.roots),
     )  # fmt: skip
+
+
+def written(op: Op) -> tuple[Hashable, ...]:
+    """An operator's attributes, told apart as they are written: 0.0 equals -0.0, 1 equals True.
+
+    Raises:
+        TypeError: one is an array.
+    """
+    values: list[Hashable] = []
+    for v in op.__dict__.values():
+        t = type(v)
+        if t is tuple:
+            plain = PLAIN_TYPES.issuperset(map(type, v))
+            values.append((v, "" if plain else repr(v)))
+        elif t in PLAIN_TYPES:
+            values.append(v)
+        else:
+            values.append((t, v, repr(v)))
+    hash(tuple(values))
+    return tuple(op.__dict__), *values
 
 
 class _Unwritable(Exception):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
+from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def _after_fork() -> None:
     """In a forked child: no lock is held, and the helping threads stayed with the parent."""
     forget_teams()
     for engine in list(_engines):
-        engine._lock = threading.Lock()
+        engine._lock = allocate_lock()
         engine.arenas.after_fork()
 
 
@@ -203,7 +203,7 @@ class Engine:
         self._used: tuple[Any, ...] | None = None  # the plan of the last run: evicted last
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._bodies: dict[int, Engine] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         #: The short way to the plan of the last run, if it has one: see ``Runner``.
         self.hot: Runner | None = None
         _engines.add(self)

@@ -170,9 +170,7 @@ def check_channels(types: Sequence[TensorType | None], names: Sequence[str], ran
         own = t.shape
         need(len(own) == 1, lambda: f"{name} {t} must have rank 1")
         if type(own[0]) is int and type(channels) is int:
-            need(
-                own[0] == channels, lambda: f"{name} {t} needs one value per channel ({channels})"
-            )
+            need(own[0] == channels, lambda: f"{name} {t} needs one value per channel ({channels})")
 
 
 def per_channel(v: np.ndarray, rank: int) -> np.ndarray:

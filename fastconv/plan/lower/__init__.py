@@ -7,6 +7,7 @@ __all__ = [
     "contrib",
     "conv",
     "elementwise",
+    "legacy",
     "matmul",
     "move",
     "norm",

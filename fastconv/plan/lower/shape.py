@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ...graph import Node
-from ...graph.ops.legacy import AxisBroadcast
 from ...graph.ops.shape import Flatten, Reshape, Squeeze, Unsqueeze
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN
 
 
-@lowers(Reshape, Flatten, Squeeze, Unsqueeze, AxisBroadcast)
+@lowers(Reshape, Flatten, Squeeze, Unsqueeze)
 def reshape(low: Lowering, node: Node) -> Any:
     """An alias: channels-last where images and channels stay, FLAT where they end as one row."""
     xn, yn = node.inputs[0], node.outputs[0]
