@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_are_not_taken_for_finite_ones(isa):
     ("one", "other"),
     [
         (LeakyRelu(alpha=0.0), LeakyRelu(alpha=-0.0)),
-        (Conv(activation=Activation("leaky_relu", 0.0)), Conv(activation=Activation("leaky_relu", -0.0))),
+        tuple(Conv(activation=Activation("leaky_relu", a)) for a in (0.0, -0.0)),
         (Conv(group=1), Conv(group=2)),
         (Resize(extrapolation_value=0.0), Resize(extrapolation_value=-0.0)),
     ],
