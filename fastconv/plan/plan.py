@@ -190,6 +190,7 @@ def resolve(
     """
     ready: list[Node] = []
     late: list[Node] = []
+    stored = {} if recipes is None else recipes.stored
     waiting = graph.nodes[::-1]
     while waiting:
         node = waiting.pop()
@@ -220,7 +221,9 @@ def resolve(
             array = known.get(i)
             values.append(array)
             if array is not None:
-                t: TensorType | None = TensorType(array.dtype, array.shape)
+                t: TensorType | None = stored.get(i)
+                if t is None:
+                    t = TensorType(array.dtype, array.shape)
             else:
                 t = types.get(i)
                 constant = False

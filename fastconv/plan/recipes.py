@@ -23,6 +23,7 @@ from ..graph import Graph, Node, Op, TensorType
 from ..graph.ops.binary import Binary, Pow
 from ..graph.ops.conv import Conv
 from ..records import record
+from . import lowering
 from .choice import Choices
 from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
 
@@ -103,6 +104,7 @@ class Recipes:
         alike: whether weights that differ in values alone are lowered alike.
 
     Attributes:
+        stored: types of the graph's constants.
         inferred: what shape rules gave, by :meth:`types_key`.
     """
 
@@ -112,6 +114,7 @@ class Recipes:
         self._alike = alike
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[Hashable, int] = {}
+        self.stored = {n: TensorType(a.dtype, a.shape) for n, a in graph.consts.items()}
         self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
         self._seen: set[Hashable] = set()
@@ -428,8 +431,6 @@ def constants(low: Lowering, node: Node, recipe: Recipe) -> list[Buffer | None] 
 
 def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
     """Append a node's steps by a recipe; False, having done nothing, where that cannot be."""
-    from .lowering import Step
-
     node = kind.node
     consts = recipe.constants.get(id(node))
     if consts is None:
@@ -470,7 +471,7 @@ def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
                 if b.first < 0:
                     b.first = count
                 b.last = count
-        step = Step(p.kernel, node, p.params, own, p.threads, p.macs, p.pieces)
+        step = lowering.Step(p.kernel, node, p.params, own, p.threads, p.macs, p.pieces)
         step.part = p
         low.steps.append(step)
     for output, i, layout, r in recipe.named:

@@ -15,6 +15,7 @@ from ...sizes import checked_size
 from ..activation import Activation
 from ..core import TensorType
 from ..op import Op, need, register
+from ..symbols import is_static
 from ..window import Window, check_window, resolve_window
 from .elementwise import activate
 
@@ -51,10 +52,29 @@ class Conv(Op):
             self.auto_pad,
         )
 
+    def _sound(self, x: TensorType, w: TensorType, b: TensorType | None) -> bool:
+        """Whether input, weight and bias fit together; what is wrong ``infer`` finds out."""
+        xs: Any = x.shape
+        ws: Any = w.shape
+        return (
+            len(xs) == len(ws) >= 3
+            and self.group >= 1
+            and is_static(ws)
+            and type(xs[1]) is int
+            and ws[1] * self.group == xs[1]
+            and ws[0] % self.group == 0
+            and x.dtype == w.dtype
+            and (self.kernel_shape is None or tuple(self.kernel_shape) == ws[2:])
+            and (b is None or b.shape is None or b.shape == ws[:1])
+        )
+
     def infer(self, types, values):
         x, w = types[0], types[1]
         if x.shape is None or w.shape is None:
             return [TensorType(x.dtype, None)]
+        if len(types) < 4 and self._sound(x, w, types[2] if len(types) > 2 else None):
+            shape = (x.shape[0], w.shape[0], *self.window(x.shape, w.shape).output)
+            return [TensorType(x.dtype, shape)]
         need(len(x.shape) >= 3, lambda: f"Conv needs an input of rank 3 or more, not {x}")
         need(len(w.shape) == len(x.shape), lambda: f"weight {w} and input {x} differ in rank")
         need(self.group >= 1, lambda: f"group {self.group} must be at least 1")
