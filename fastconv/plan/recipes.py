@@ -228,8 +228,7 @@ class Recipes:
             return None
         key: list[Any] = [kind.number]
         for name in kind.node.outputs:
-            if name in low.slices:
-                return None
+            key.append(low.slices.get(name))
             key.append(name in low.outputs)
         types, places = low.types, low.places
         for name in kind.varying:

@@ -112,6 +112,9 @@ def triangle(t: np.ndarray, a: float) -> np.ndarray:
 #: What ``Resize.plan`` said: shape rule, lowering and computation ask for the same.
 _plans: dict[Any, list[Axis]] = {}
 MOST_PLANS = 256
+#: Tables of axes that are not longer than this, which images of one width have in common.
+_tables: dict[Any, Any] = {}
+LONG = 2048
 
 
 @register
@@ -253,6 +256,19 @@ class Resize(Op):
 
     def axis_table(self, size: int, axis: Axis) -> AxisTable | None:
         """The table of one axis with ``size`` input elements; None when nothing happens on it."""
+        out: Any = axis.out
+        if out > LONG or size > LONG:
+            return self._axis_table(size, axis)
+        key = (self, repr(self.cubic_coeff_a), size, axis)
+        found = _tables.get(key, self)
+        if found is self:
+            found = self._axis_table(size, axis)
+            if len(_tables) >= MOST_PLANS:
+                _tables.clear()
+            _tables[key] = found
+        return found
+
+    def _axis_table(self, size: int, axis: Axis) -> AxisTable | None:
         out, mode = int(axis.out), self.coordinate_transformation_mode  # type: ignore[arg-type]
         crop = mode == "tf_crop_and_resize"
         if out == size and abs(axis.scale - 1) < 1e-9 and (axis.start, axis.end) == (0.0, 1.0):

@@ -8,6 +8,7 @@ What cannot be said with strides (padding, gathering) is a table of positions: :
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -39,6 +40,8 @@ ROWS, ELEMENTS, MATRIX = 0, 1, 2
 PIECE = 1 << 15
 #: Segments per row of ``take``; more would make a table larger than what it moves.
 MAX_SEGMENTS = 1 << 20
+#: Tables of so many positions are kept for other plans.
+SHORT = 2048
 
 
 def movable(low: Lowering, *names: str) -> bool:
@@ -183,7 +186,13 @@ def grouped(x: Place, tables: dict[int, np.ndarray]) -> Groups | None:
     return groups if tabled[-1] < 4 and last.size <= MAX_SEGMENTS else None
 
 
-def segments_of(index: np.ndarray, inner: int) -> np.ndarray:
+@lru_cache(maxsize=128)
+def segments_of(index: bytes, inner: int) -> np.ndarray:
+    """As ``runs``, kept for other images of the same width."""
+    return runs(np.frombuffer(index, np.int64), inner)
+
+
+def runs(index: np.ndarray, inner: int) -> np.ndarray:
     """The runs of successive positions in a table as (first byte, bytes); -1 is filled.
 
     Args:
@@ -224,7 +233,10 @@ def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill
         inner *= groups.pop()[0]
     index = groups[-1][1]
     assert index is not None
-    segments = segments_of(index, inner)
+    if index.size <= SHORT and index.dtype == np.int64:
+        segments = segments_of(index.tobytes(), inner)
+    else:
+        segments = runs(index, inner)
     step = inner * groups[-1][0]
     outer: list[np.ndarray] = []
     for size, table in reversed(groups[:-1]):
