@@ -30,8 +30,11 @@ from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
 if TYPE_CHECKING:
     from .lowering import Lowering, Step
 
-#: Recipes, and results of shape rules, that are kept for a graph; more than that: begin again.
-MOST = 4096
+#: Results of shape rules, and recipes (some 5 kB each), that are kept for a graph; more than that:
+#: begin again.
+MOST, MOST_RECIPES = 4096, 1024
+#: A recipe keeps constants of so many bytes.
+SMALL_CONSTANT = 16 << 10
 #: Values computed from shapes are compared by their elements if they are as few as this.
 FEW_ELEMENTS = 16
 #: Attributes that are equal only where they are the same.
@@ -117,7 +120,7 @@ class Recipes:
         self.stored = {n: TensorType(a.dtype, a.shape) for n, a in graph.consts.items()}
         self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
-        self._seen: set[Hashable] = set()
+        self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
         """What kind of node this is; the kind keeps the node, and with it its id."""
@@ -207,17 +210,17 @@ class Recipes:
         whole(low, node)
         if recipe is self:
             made = kind, before, position(low)
-            if key in self._seen:
+            if hash(key) in self._seen:
                 self._keep(key, low, made)
             else:
                 low.fresh[key] = made
                 if len(self._seen) >= MOST:
                     self._seen.clear()
-                self._seen.add(key)
+                self._seen.add(hash(key))
         return None
 
     def _keep(self, key: Hashable, low: Lowering, made: Made) -> Recipe | None:
-        if len(self._recipes) >= MOST:
+        if len(self._recipes) >= MOST_RECIPES:
             self._recipes.clear()
         recipe = self._recipes[key] = write(low, made)
         return recipe
@@ -367,6 +370,8 @@ class _Writer:
             if b.array is self.consts.get(name, self):
                 return STORED, i
         assert b.array is not None
+        if b.array.nbytes > SMALL_CONSTANT:
+            raise _Unwritable
         if self.kind.shapes_only and b.array.dtype.kind not in "iu":
             raise _Unwritable  # made of weights: a table made of sizes holds integers
         return FIXED, b
