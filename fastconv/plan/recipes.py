@@ -9,6 +9,10 @@ memory) rather than by buffer; following it for another node appends the same st
 Two nodes are of one kind if they have equal operators, and constants of the same types: what a
 convolution's steps are does not depend on the values of its weights, but for whether these are
 finite. For other operators the very constants count, as they may hold axes or sizes.
+
+So a lowering may go by its node's operator, by types, by where inputs lie, by ``low.outputs`` and
+``low.slices`` of its outputs, and by settings of the plan: by nothing else. What it does beyond
+steps, places and packed constants (postponing a value, a part of a Concat's buffer) makes no recipe.
 """
 
 from __future__ import annotations
