@@ -12,7 +12,7 @@ finite. For other operators the very constants count, as they may hold axes or s
 
 So a lowering may go by its node's operator, by types, by where inputs lie, by ``low.outputs`` and
 ``low.slices`` of its outputs, and by settings of the plan: by nothing else. What it does beyond
-steps, places and packed constants (postponing a value, a part of a Concat's buffer) makes no recipe.
+steps, places and packed constants (postponing a value, a part of a Concat's buffer) makes none.
 """
 
 from __future__ import annotations
