@@ -158,14 +158,19 @@ def make_plan(
 def recipes_of(
     graph: Graph, packs: PackCache, choices: Choices, settings: tuple[Hashable, ...], alike: bool
 ) -> Recipes | None:
-    """What planning keeps of a graph under some settings; None when every choice is traced."""
+    """What planning keeps of a graph under some settings; None when every choice is traced.
+
+    None for the first plan too: there may be no other, and what recipes need is packed by it.
+    """
     if choices.trace is not None:
         return None
     key = (id(graph), id(choices) if choices.record else 0, *settings)
     found = packs.recipes.get(key)
-    if found is None:  # it keeps both, and with them their ids
+    if found is None:
+        packs.recipes[key] = graph, choices  # which keeps their ids
+    elif isinstance(found, tuple):
         found = packs.recipes[key] = Recipes(graph, choices, alike)
-    return found
+    return found if isinstance(found, Recipes) else None
 
 
 def _lower(low: Lowering, node: Node) -> None:
