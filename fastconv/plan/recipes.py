@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 #: Results of shape rules, and recipes (some 5 kB each), that are kept for a graph; more than that:
 #: begin again.
-MOST, MOST_RECIPES = 4096, 1024
+MOST, MOST_RECIPES = 1024, 1024
 #: A recipe keeps constants of so many bytes.
 SMALL_CONSTANT = 16 << 10
 #: Values computed from shapes are compared by their elements if they are as few as this.
