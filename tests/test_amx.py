@@ -72,9 +72,7 @@ def test_any_geometry_matches_the_definition(data):
     xs += arrays(rng, (n, f, *out)) if added else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(amx.Shape, "cycles", lambda shape: 0.0)
-        patch.setattr(amx, "DEEP", draw(st.sampled_from([1, 10**6])))
         patch.setattr(amx, "SPLIT_BYTES", draw(st.sampled_from([1 << 10, 1 << 19])))
-        patch.setattr(amx, "WEIGHT_BYTES", draw(st.sampled_from([1 << 10, 1 << 19])))
         consts = [1, 2] if bias else [1]
         check_op(op, xs, isas=HAVE, consts=consts, rtol=1e-4, atol=5e-5)
 
@@ -162,7 +160,6 @@ def test_a_bad_pixel_stays_in_its_group(always, isa, bad, group):
 @pytest.mark.parametrize("deep", [1, 10**6])
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0x7FFF8000])
 def test_every_nan_stays_one(always, monkeypatch, isa, deep, bits):
-    monkeypatch.setattr(amx, "DEEP", deep)
     x, w = arrays(np.random.default_rng(0), (1, 32, 10, 10), (32, 32, 1, 1))
     x[0, 3].view(np.uint32)[:] = bits
     (got,) = run_op(Conv(), [x, w], consts=[1], isa=isa)

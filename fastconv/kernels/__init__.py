@@ -52,7 +52,7 @@ VNNI = ("qconv", "qdepthwise")
 #: The kernels of each family: one found here costs the loading of its family alone, any other
 #: that of all families.
 FAMILY_KERNELS = {
-    "amx_conv": "amx_conv amx_split",
+    "amx_conv": "amx_conv",
     "conv": "conv conv_few stage",
     "deform": "deform",
     "depthwise": "depthwise grouped",
@@ -174,7 +174,7 @@ def constants(isa: str | None = None) -> Mapping[str, int]:
 
 @cache
 def packing(isa: str | None = None) -> Any:
-    """The module of one build that packs weights: ``pack_filters`` and ``transform_filters``."""
+    """The module of one build that packs weights: ``pack_filters`` and its like."""
     isa = isa or chosen_isa()
     isa = EXTENDS.get(isa, (isa,))[0]
     return importlib.import_module(f"{__name__}.{isa}.pack")
