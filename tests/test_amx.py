@@ -108,23 +108,12 @@ def test_a_bad_pixel_reaches_its_neighbours_and_no_others(always, isa, bad, kern
 
 @pytest.mark.parametrize("isa", HAVE)
 @pytest.mark.parametrize("rectified", [False, True])
-def test_three_parts_are_no_less_accurate_than_direct_convolution(always, isa, rectified):
+def test_digits_are_about_as_accurate_as_direct_convolution(always, isa, rectified):
     rng = np.random.default_rng(1)
     x, w = arrays(rng, (1, 64, 30, 30), (64, 64, 3, 3))
     x = np.maximum(x, 0) if rectified else x
     op = Conv(pads=(1, 1, 1, 1))
     assert error(op, [x, w], isa) <= 1.1 * error(op, [x, w], isa, strict=True)
-
-
-@pytest.mark.parametrize("isa", HAVE)
-@pytest.mark.parametrize("rectified", [False, True])
-def test_two_parts_stay_within_ten_times_the_error_of_direct_convolution(always, isa, rectified):
-    rng = np.random.default_rng(1)
-    c = amx.DEEP // 4
-    x, w = arrays(rng, (1, c, 12, 12), (48, c, 2, 2))
-    x = np.maximum(x, 0) if rectified else x
-    op = Conv()
-    assert error(op, [x, w], isa) <= 10 * error(op, [x, w], isa, strict=True)
 
 
 @pytest.mark.parametrize("isa", HAVE)
@@ -157,10 +146,10 @@ def test_a_bad_pixel_stays_in_its_group(always, isa, bad, group):
 
 
 @pytest.mark.parametrize("isa", HAVE)
-@pytest.mark.parametrize("deep", [1, 10**6])
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0x7FFF8000])
-def test_every_nan_stays_one(always, monkeypatch, isa, deep, bits):
-    x, w = arrays(np.random.default_rng(0), (1, 32, 10, 10), (32, 32, 1, 1))
+def test_every_nan_stays_one(always, isa, kernel, bits):
+    x, w = arrays(np.random.default_rng(0), (1, 32, 10, 10), (32, 32, kernel, kernel))
     x[0, 3].view(np.uint32)[:] = bits
     (got,) = run_op(Conv(), [x, w], consts=[1], isa=isa)
     assert np.isnan(got).all()

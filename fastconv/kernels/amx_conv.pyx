@@ -49,8 +49,10 @@ from fastconv.kernels.amx_tile cimport (
     TALL,
     TILE,
     Operands,
+    Pending,
+    begin,
     join_digits,
-    join_sums,
+    joined_finite,
     some_products,
     tiles_begin,
     tiles_end,
@@ -60,6 +62,7 @@ from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 cdef enum:
     RUN_MAX = 512           # the most floats gathered for one pixel
+    NEAR_STEPS = 3          # of a group's operands stay in the first-level cache
 
 
 cdef struct Weights:
@@ -99,8 +102,10 @@ cdef inline void finish(
 cdef inline void weights_of(const Weights* w, int64_t step, int64_t c, vf* lo, vf* hi) noexcept nogil:
     """The weights of a panel for one channel of a step."""
     cdef const char* tile = w.digits + step * 2 * DIGITS * TILE + c % 16 * 64
-    lo[0] = v_mul(join_digits(tile, TILE, <int>(c // 16)), v_load(w.unit))
-    hi[0] = v_mul(join_digits(tile + DIGITS * TILE, TILE, <int>(c // 16)), v_load(w.unit + VW))
+    cdef vf one = v_set(1 / 65536.)
+    lo[0] = v_mul(join_digits(tile, TILE, <int>(c // 16)), v_mul(v_load(w.unit), one))
+    hi[0] = v_mul(join_digits(tile + DIGITS * TILE, TILE, <int>(c // 16)),
+                  v_mul(v_load(w.unit + VW), one))
 
 
 cdef inline float value(const AmxParams* p, const Source* s, const float* x, int64_t c) noexcept nogil:
@@ -186,28 +191,6 @@ cdef inline bint finite(vf check) noexcept nogil:
     return v_hsum(check) == 0
 
 
-cdef inline bint join(
-    const bint wide, const int32_t* sums, int64_t count, const float* back, const Weights* w,
-    float* out,
-) noexcept nogil:
-    """Sums of ``count`` pixels → floats plus bias; returns whether they are all finite."""
-    cdef int64_t i
-    cdef vf a, s, u0 = v_load(w.unit), u1 = v_load(w.unit + VW)
-    cdef vf b0 = v_load(w.bias), b1 = v_load(w.bias + VW), check = v_zero(), check2 = v_zero()
-    for i in range(count):
-        s = v_set(back[i])
-        a = v_fma(v_mul(join_sums(sums, SUMS), s), u0, b0)
-        check = v_fma(a, v_zero(), check)
-        v_store(out, a)
-        if wide:
-            a = v_fma(v_mul(join_sums(sums + VW, SUMS), s), u1, b1)
-            check2 = v_fma(a, v_zero(), check2)
-            v_store(out + VW, a)
-        sums += PANEL
-        out += PANEL
-    return finite(v_add(check, check2))
-
-
 cdef void repair(
     const AmxParams* p, const Source* s, const Weights* w, int64_t panel, int64_t m, int64_t count,
     bint wide, float* out,
@@ -271,6 +254,30 @@ cdef inline void source(
     s.scale = scale + image * p.pre_n if scale != NULL else scale
 
 
+cdef struct Group:
+    # Up to TALL successive pixels of an image by a panel.
+    Pending q
+    Weights w
+    int64_t panel, image, m
+
+
+cdef inline void complete(
+    const AmxParams* p, const float* x, const float* scale, const float* shift,
+    const float* residual, float* y, Group* g,
+) noexcept nogil:
+    """Join what is left of a group, and store it."""
+    cdef Source s
+    cdef int cols = <int>min(p.filters - g.panel * PANEL, PANEL)
+    if g.q.count == 0:
+        return
+    if not joined_finite(&g.q, cols > VW):
+        source(p, x, scale, g.image, &s)
+        s.shift = shift
+        repair(p, &s, &g.w, g.panel, g.m, g.q.count, cols > VW, g.q.out)
+    store(p, g.q.out, g.m, g.q.count, g.image, g.panel, cols, residual, y)
+    g.q.count = 0
+
+
 cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, weights (digits [panel][step][half][digit] tiles, then what they count
     [panel][PANEL] float), bias [panel][PANEL], residual or NULL, pre-scale [image][channels] or NULL,
@@ -282,6 +289,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* bias = <const float*>c.buf[2]
     cdef const float* residual = <const float*>c.buf[3]
     cdef const float* scale = <const float*>c.buf[4]
+    cdef const float* shift = <const float*>c.buf[5]
     cdef const int64_t* offsets = <const int64_t*>c.buf[6]
     cdef const int64_t* first = offsets + p.steps
     cdef float* y = <float*>c.buf[8]
@@ -297,25 +305,29 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t pixels = (p.block_rows * p.width + TALL) // VW * VW + VW
     cdef int64_t work_size = SOME * (p.blocks * BLOCK + VW)
     cdef char* a = <char*>c.buf[7] + thread * (
-        p.block_n * (image_bytes + pixels * 4) + (DIGITS + 1) * SUMS * 4 + work_size * 4)
+        p.block_n * (image_bytes + pixels * 4) + (2 * DIGITS + 1) * SUMS * 4 + work_size * 4)
     cdef float* back = <float*>(a + p.block_n * image_bytes)
     cdef float* work = back + p.block_n * pixels
     cdef float* out = work + work_size
+    cdef int32_t* sums = <int32_t*>(out + SUMS)
     cdef const float* units_of = <const float*>(weights + panels * b_bytes)
     cdef int64_t done = -1
-    cdef int64_t n0, n1, y0, rows, j, j0, j1, m, m_end, count, image, i
+    cdef int64_t n0, n1, y0, rows, j, j0, j1, outer, m, m_end, count, image, i
     cdef float* at
     cdef Source s
-    cdef Weights w
+    cdef Group g
     cdef Operands o
-    cdef int cols
     if unit >= end:
         return
-    s.shift = <const float*>c.buf[5]
+    s.shift = shift
     o.pitch = pitch
     o.offsets = offsets
     o.steps = p.steps
-    o.sums = <int32_t*>(out + SUMS)
+    o.far = p.steps > NEAR_STEPS
+    o.sums = sums
+    g.q.count = g.q.next = 0
+    g.q.out = out
+    g.q.step = PANEL
     tiles_begin()
     while unit < end:
         n0 = unit // (row_blocks * groups) * p.block_n
@@ -326,6 +338,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
         j1 = min(j0 + p.block_panels, panels)
         m_end = (rows - 1) * p.width + p.ow
         if done != unit // groups:
+            complete(p, x, scale, shift, residual, y, &g)
             done = unit // groups
             for image in range(n0, n1):
                 source(p, x, scale, image, &s)
@@ -342,31 +355,38 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                     for i in range(1, m_end):
                         at[i] = at[0]
         unit += 1
-        for j in range(j0, j1):
-            w.first = first[j]
-            w.digits = weights + j * b_bytes
-            w.unit = units_of + j * PANEL
-            w.bias = bias + j * PANEL
-            o.b = w.digits
-            # Weights arrive from far away while the ones before them are in use.
-            o.ahead = w.digits + b_bytes
-            o.ahead_end = o.ahead + (b_bytes if j + 1 < panels else 0)
-            cols = <int>min(p.filters - j * PANEL, PANEL)
+        # Pixels, each with all filters, write whole lines of the output; but many weights are
+        # better read once for all pixels.
+        outer = j0
+        while outer < (j0 + 1 if p.pixels_outside else j1):
             for image in range(n0, n1):
-                source(p, x, scale, image, &s)
                 at = back + (image - n0) * pixels
                 m = 0
                 while m < m_end:
                     count = min(m_end - m, TALL)
-                    o.a = a + (image - n0) * image_bytes + w.first * block_bytes + m * 64
-                    some_products(count, cols > VW, &o)
-                    if cols > VW:
-                        if not join(True, o.sums, count, at + m, &w, out):
-                            repair(p, &s, &w, j, y0 * p.width + m, count, True, out)
-                    elif not join(False, o.sums, count, at + m, &w, out):
-                        repair(p, &s, &w, j, y0 * p.width + m, count, False, out)
-                    store(p, out, y0 * p.width + m, count, image, j, cols, residual, y)
+                    for j in range(outer, j1 if p.pixels_outside else outer + 1):
+                        o.a = a + (image - n0) * image_bytes + first[j] * block_bytes + m * 64
+                        o.b = weights + j * b_bytes
+                        if m == 0:
+                            # Weights arrive from far away while the ones before them are in use.
+                            o.ahead = o.b + b_bytes
+                            o.ahead_end = o.ahead + (b_bytes if j + 1 < panels else 0)
+                        some_products(count, p.filters - j * PANEL > VW, &o, &g.q)
+                        complete(p, x, scale, shift, residual, y, &g)
+                        begin(&g.q, &o, count)
+                        g.q.back = at + m
+                        g.q.unit = g.w.unit = units_of + j * PANEL
+                        g.q.bias = g.w.bias = bias + j * PANEL
+                        g.w.digits = o.b
+                        g.w.first = first[j]
+                        g.panel = j
+                        g.image = image
+                        g.m = y0 * p.width + m
+                        # The other half, for the next group.
+                        o.sums = sums if o.sums != sums else sums + DIGITS * SUMS
                     m += count
+            outer += 1
+    complete(p, x, scale, shift, residual, y, &g)
     tiles_end()
 
 

@@ -54,6 +54,7 @@ cdef struct AmxParams:
     int64_t blocks, steps
     # Units of work: images × output rows × panels.
     int64_t block_n, block_rows, block_panels
+    int64_t pixels_outside  # some pixels by all panels, then the next ones; or else panel by panel
     # Input times pre_scale plus pre_shift, then clipped below, before all else.
     int64_t pre_n           # pre_scale of the next image, in floats
     float pre_lo
@@ -166,6 +167,7 @@ cdef inline void split_points(
     cdef float up[SOME]
     cdef uint32_t bits
     cdef char* to
+    cdef int v
     # Columns c0 .. c1 lie in the image.
     c0 = max(0, -p.first_w)
     c1 = (p.w - p.phase_w[0] + p.stride_w - 1) // p.stride_w - p.first_w
@@ -203,6 +205,10 @@ cdef inline void split_points(
                 to = a + b * DIGITS * pitch + (r * p.width + i) * 64
                 for k in range(count):
                     split_block(False, at[k] + b * BLOCK, left, up[k], to, pitch)
+                    if not own:
+                        # The pixels that are next.
+                        for v in range(4):
+                            prefetch(at[k] + b * BLOCK + SOME * p.stride_w * p.x_w + v * VW)
                     to += 64
                 left -= BLOCK
             i += count

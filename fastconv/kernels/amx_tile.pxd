@@ -40,9 +40,65 @@ cdef struct Operands:
     const char* b           # the panel's weights
     const int64_t* offsets  # of each step, from a
     int64_t steps
+    bint far                # operands of all steps do not stay in the nearest cache
     const char* ahead       # the next panel's weights
     const char* ahead_end
     int32_t* sums           # [weight][TALL][PANEL]
+
+
+cdef struct Pending:
+    # A group whose sums are joined while tiles are busy with the next one's: float = sums * back
+    # of the pixel * unit of the filter + bias of the filter.
+    const int32_t* sums
+    const float* back
+    const float* unit
+    const float* bias
+    float* out
+    int64_t step            # floats from a pixel of out to the next
+    int64_t count, next     # pixels; the next one to join
+    int64_t chunk           # pixels to join at a time
+    float check[2 * VW]     # zeros as long as all is finite
+
+
+cdef inline void join(Pending* q, int64_t n) noexcept nogil:
+    """Join up to ``n`` more pixels."""
+    cdef int64_t i, end = min(q.next + n, q.count)
+    cdef const int32_t* sums = q.sums + q.next * PANEL
+    cdef float* out = q.out + q.next * q.step
+    cdef vf s, a, b, u0 = v_load(q.unit), u1 = v_load(q.unit + VW)
+    cdef vf b0 = v_load(q.bias), b1 = v_load(q.bias + VW)
+    cdef vf c0 = v_load(q.check), c1 = v_load(q.check + VW)
+    for i in range(q.next, end):
+        s = v_set(q.back[i])
+        a = v_fma(v_mul(join_sums(sums, SUMS), s), u0, b0)
+        b = v_fma(v_mul(join_sums(sums + VW, SUMS), s), u1, b1)
+        c0 = v_fma(a, v_zero(), c0)
+        c1 = v_fma(b, v_zero(), c1)
+        v_store(out, a)
+        v_store(out + VW, b)
+        sums += PANEL
+        out += q.step
+    v_store(q.check, c0)
+    v_store(q.check + VW, c1)
+    q.next = end
+
+
+cdef inline bint joined_finite(Pending* q, bint wide) noexcept nogil:
+    """Join what is left; whether all of it is finite. ``wide``: the panel's second half counts."""
+    join(q, q.count)
+    if wide:
+        return v_hsum(v_add(v_load(q.check), v_load(q.check + VW))) == 0
+    return v_hsum(v_load(q.check)) == 0
+
+
+cdef inline void begin(Pending* q, const Operands* o, int64_t count) noexcept nogil:
+    """Make the group whose sums are there the pending one."""
+    q.sums = o.sums
+    q.count = count
+    q.next = 0
+    q.chunk = (TALL + 6 * o.steps - 1) // (6 * o.steps)
+    v_store(q.check, v_zero())
+    v_store(q.check + VW, v_zero())
 
 
 cdef inline void multiply(const int mt, const int nt, const char* a, const char* b) noexcept nogil:
@@ -68,7 +124,7 @@ cdef inline void soon(const int mt, const int nt, const char* a, const char* b) 
 
 
 cdef inline void sums_of(
-    const int weight, const int mt, const int nt, Operands* o,
+    const int weight, const int mt, const int nt, Operands* o, Pending* q,
 ) noexcept nogil:
     """``mt * 16`` pixels by ``nt * 16`` filters: sums of the products whose digits are ``weight``
     places from the highest together."""
@@ -80,18 +136,22 @@ cdef inline void sums_of(
     cdef const char* next_b
     cdef Py_ssize_t pitch = o.pitch
     cdef char* out = <char*>(o.sums + weight * SUMS)
+    cdef bint fetching = weight == DIGITS - 1 or o.far
     tile_zero(0)
     if nt == 2: tile_zero(1)
     if mt == 2: tile_zero(2)
     if mt == 2 and nt == 2: tile_zero(3)
     for k in range(o.steps):
         a = o.a + o.offsets[k]
-        # (After the last step the table of offsets goes on with small numbers.)
-        next_a = o.a + o.offsets[k + 1]
+        # (After the last step the next pixels' first one follows.)
+        next_a = o.a + (o.offsets[k + 1] if k + 1 < o.steps else o.offsets[0] + 64 * TALL)
         next_b = b + 2 * DIGITS * TILE
         for i in range(weight + 1):
             multiply(mt, nt, a + (weight - i) * pitch, b + i * TILE)
-            soon(mt, nt, next_a + (weight - i) * pitch, next_b + i * TILE)
+            if q.next < q.count:
+                join(q, q.chunk)
+            if fetching:
+                soon(mt, nt, next_a + (weight - i) * pitch, next_b + i * TILE)
         if weight == DIGITS - 1 and o.ahead < o.ahead_end:
             for i in range(2 * DIGITS * TILE // 64):
                 prefetch_far(o.ahead + i * 64)
@@ -105,19 +165,21 @@ cdef inline void sums_of(
     v_fence()
 
 
-cdef inline void products(const int mt, const int nt, Operands* o) noexcept nogil:
+cdef inline void products(
+    const int mt, const int nt, Operands* o, Pending* q,
+) noexcept nogil:
     """All the sums of a group of pixels, the smallest products first."""
-    sums_of(2, mt, nt, o)
-    sums_of(1, mt, nt, o)
-    sums_of(0, mt, nt, o)
+    sums_of(2, mt, nt, o, q)
+    sums_of(1, mt, nt, o, q)
+    sums_of(0, mt, nt, o, q)
 
 
-cdef inline void some_products(int64_t pixels, bint wide, Operands* o) noexcept nogil:
-    """Sums of up to TALL pixels by a panel, or by half of one."""
+cdef inline void some_products(int64_t pixels, bint wide, Operands* o, Pending* q) noexcept nogil:
+    """Sums of up to TALL pixels by a panel, or by half of one, and ``q`` joined meanwhile, in part."""
     v_fence()
     if wide:
-        if pixels > 16: products(2, 2, o)
-        else: products(1, 2, o)
+        if pixels > 16: products(2, 2, o, q)
+        else: products(1, 2, o, q)
     else:
-        if pixels > 16: products(2, 1, o)
-        else: products(1, 1, o)
+        if pixels > 16: products(2, 1, o, q)
+        else: products(1, 1, o, q)

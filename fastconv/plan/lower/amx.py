@@ -32,6 +32,8 @@ MOST_PRODUCTS = 40_000
 PACK_BYTES = 1 << 20
 #: A unit's split input should stay in the second-level cache.
 SPLIT_BYTES = 768 << 10
+#: So many weights stay there while pixels are done one group after the other.
+WEIGHT_BYTES = 768 << 10
 #: The split input of one output row is no larger.
 HALO_BYTES = 2 << 20
 #: Pixels whose inputs have one scale, about: few enough to share among threads, and enough to read
@@ -47,8 +49,8 @@ PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 # Processor cycles, measured between the times with and without a busy neighbour on the core: one step
 # of TALL pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a
 # panel of a pixel. MAC is one multiply-add of the vector units.
-STEP, HALF_STEP = 1300.0, 800.0
-SPLIT_PIXEL, STORE = 30.0, 30.0
+STEP, HALF_STEP = 1500.0, 900.0
+SPLIT_PIXEL, STORE = 30.0, 20.0
 MAC = 1 / 27.0
 
 
@@ -365,7 +367,7 @@ def lower(
         for fw, qw in aw.taps
     ]
     per_image = checked_size(((rows * width + TALL) // 16 + 1,), 64, "scales") + bytes_of(rows)
-    own = 4 * ((DIGITS + 1) * TALL * PANEL + SOME * (s.blocks * BLOCK + 16))
+    own = 4 * ((2 * DIGITS + 1) * TALL * PANEL + SOME * (s.blocks * BLOCK + 16))
     scratch = low.scratch(
         checked_size((threads, own + block_n * per_image), 1, "scratch"), threads
     )
@@ -387,6 +389,7 @@ def lower(
         group_channels=s.channels // s.group if s.group > 1 else 0,
         group_filters=s.filters // s.group if s.group > 1 else 0,
         blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        pixels_outside=int(block_panels * steps * STEP_BYTES <= WEIGHT_BYTES),
         pre_n=s.channels if scaled and scaled.per_image else 0,
         pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip
