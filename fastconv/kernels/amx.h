@@ -40,10 +40,10 @@ V_INLINE vf larger(vf m, vf x) {
     return (vf)_mm512_max_epu32((__m512i)m, _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF)));
 }
 V_INLINE uint32_t largest(vf m) { return _mm512_reduce_max_epu32((__m512i)m); }
-/* The same for finite numbers alone. */
-V_INLINE vf larger_finite(vf m, vf x) {
+/* The same, of magnitudes whose bits are below a limit alone. */
+V_INLINE vf larger_below(vf m, vf x, uint32_t limit) {
     __m512i a = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF));
-    __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32(0x7F800000));
+    __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32((int)limit));
     return (vf)_mm512_mask_max_epu32((__m512i)m, k, (__m512i)m, a);
 }
 
@@ -78,10 +78,11 @@ V_INLINE void split_digits(vf x0, vf x1, vf x2, vf x3, char *p, Py_ssize_t pitch
     hi = BITS_OF(0xFF0000, _mm512_slli_epi32(c, 16), _mm512_slli_epi32(d, 24));
     _mm512_store_si512(p + 2 * pitch, _mm512_xor_si512(BITS_OF(0xFFFF, lo, hi), flip));
 }
-/* x, or 0 where it is not finite. */
-V_INLINE vf finite_or_zero(vf x) {
+/* x, or 0 where the bits of its magnitude are not below a limit. */
+V_INLINE vf below_or_zero(vf x, uint32_t limit) {
     __m512i a = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF));
-    return (vf)_mm512_maskz_mov_ps(_mm512_cmplt_epu32_mask(a, _mm512_set1_epi32(0x7F800000)), (__m512)x);
+    __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32((int)limit));
+    return (vf)_mm512_maskz_mov_ps(k, (__m512)x);
 }
 
 /* 16 sums of products of digits, by the products' weights (highest first, `pitch` integers apart), as

@@ -24,12 +24,13 @@ Tile instructions are all there is in the inner loop: where another hardware thr
 take turns, loads as well as products, at a third of their speed, and four loads for four products are the
 fewest that eight tiles allow.
 
-NaN and infinity have no digits. An output that reads one, or that is not finite, is computed by the
-definition.
+NaN and infinity have no digits, and a pixel that is 2**16 times as large as the usual one among those
+that share a scale is left out of it. An output that reads one of them, or that is not finite, is
+computed by the definition.
 """
 
 from libc.math cimport NAN
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.amx_input cimport (
@@ -62,7 +63,6 @@ from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 cdef enum:
     RUN_MAX = 512           # the most floats gathered for one pixel
-    NEAR_STEPS = 3          # of a group's operands stay in the first-level cache
 
 
 cdef struct Weights:
@@ -173,18 +173,22 @@ cdef void direct(
             f += 1
 
 
-cdef bint finite_window(const AmxParams* p, const Source* s, int64_t oy, int64_t ox) noexcept nogil:
-    """Whether all inputs of an output pixel are finite."""
+cdef bint window_below(
+    const AmxParams* p, const Source* s, int64_t oy, int64_t ox, uint32_t limit,
+) noexcept nogil:
+    """Whether the bits of all inputs of an output pixel are below ``limit``."""
     cdef int64_t i, j, ih, iw, c
-    cdef float sum = 0
+    cdef float v
     for i in range(p.kh):
         for j in range(p.kw):
             ih = oy * p.stride_h - p.pad_h + i * p.dilation_h
             iw = ox * p.stride_w - p.pad_w + j * p.dilation_w
             if 0 <= ih < p.h and 0 <= iw < p.w:
                 for c in range(p.channels):
-                    sum = sum + value(p, s, s.x + ih * p.x_h + iw * p.x_w, c) * 0
-    return sum == 0
+                    v = value(p, s, s.x + ih * p.x_h + iw * p.x_w, c)
+                    if ((<uint32_t*>&v)[0] & 0x7FFFFFFF) >= limit:
+                        return False
+    return True
 
 
 cdef inline bint finite(vf check) noexcept nogil:
@@ -314,6 +318,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t done = -1
     cdef int64_t n0, n1, y0, rows, j, j0, j1, outer, m, m_end, count, image, i
     cdef float* at
+    cdef uint32_t limit
     cdef Source s
     cdef Group g
     cdef Operands o
@@ -323,8 +328,8 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     o.pitch = pitch
     o.offsets = offsets
     o.steps = p.steps
-    o.far = p.steps > NEAR_STEPS
     o.sums = sums
+    o.ahead = o.ahead_end = NULL
     g.q.count = g.q.next = 0
     g.q.out = out
     g.q.step = PANEL
@@ -345,15 +350,14 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                 at = back + (image - n0) * pixels
                 if p.kh * p.kw == 1:
                     split_points(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
-                elif split_rows(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at):
-                    for i in range(1, m_end):
-                        at[i] = at[0] if finite_window(
-                            p, &s, y0 + i // p.width, i % p.width) else NAN
-                    if not finite_window(p, &s, y0, 0):
-                        at[0] = NAN
                 else:
+                    limit = split_rows(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
                     for i in range(1, m_end):
                         at[i] = at[0]
+                    if limit:
+                        for i in range(m_end):
+                            if not window_below(p, &s, y0 + i // p.width, i % p.width, limit):
+                                at[i] = NAN
         unit += 1
         # Pixels, each with all filters, write whole lines of the output; but many weights are
         # better read once for all pixels.
@@ -367,7 +371,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                     for j in range(outer, j1 if p.pixels_outside else outer + 1):
                         o.a = a + (image - n0) * image_bytes + first[j] * block_bytes + m * 64
                         o.b = weights + j * b_bytes
-                        if m == 0:
+                        if m == 0 and not p.pixels_outside:
                             # Weights arrive from far away while the ones before them are in use.
                             o.ahead = o.b + b_bytes
                             o.ahead_end = o.ahead + (b_bytes if j + 1 < panels else 0)

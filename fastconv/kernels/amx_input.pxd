@@ -10,10 +10,10 @@ from libc.string cimport memset
 from fastconv.kernels.amx_tile cimport (
     BLOCK,
     DIGITS,
+    below_or_zero,
     digits_scale,
-    finite_or_zero,
     larger,
-    larger_finite,
+    larger_below,
     largest,
     prefetch,
     split_digits,
@@ -25,6 +25,7 @@ cdef enum:
     AHEAD = 8               # pixels from the one that is fetched to the one that is split
     SOME = 8                # pixels whose scales are found before they are split
     NOT_FINITE = 0x7F800000
+    FAR = 16                # powers of two from the usual pixel to one that is left out of the scale
 
 
 cdef struct AmxParams:
@@ -113,25 +114,35 @@ cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept 
         v_store(t + i * VW, v_zero())
 
 
-cdef inline uint32_t greatest(const float* x, int64_t n, const bint finite) noexcept nogil:
-    """The bits of the largest magnitude of n floats; of the finite ones alone, if ``finite``."""
+cdef inline uint32_t greatest(const float* x, int64_t n) noexcept nogil:
+    """The bits of the largest magnitude of n floats."""
     cdef vf a = v_zero(), b = v_zero()
     cdef int64_t i = 0
     while i + 2 * VW <= n:
-        a = larger_finite(a, v_load(x + i)) if finite else larger(a, v_load(x + i))
-        b = larger_finite(b, v_load(x + i + VW)) if finite else larger(b, v_load(x + i + VW))
+        a = larger(a, v_load(x + i))
+        b = larger(b, v_load(x + i + VW))
         i += 2 * VW
     while i < n:
-        a = larger_finite(a, fetch(x + i, n - i)) if finite else larger(a, fetch(x + i, n - i))
+        a = larger(a, fetch(x + i, n - i))
         i += VW
     return largest(larger(a, b))
 
 
+cdef inline uint32_t greatest_below(const float* x, int64_t n, uint32_t limit) noexcept nogil:
+    """The bits of the largest magnitude of n floats among those whose bits are below ``limit``."""
+    cdef vf a = v_zero()
+    cdef int64_t i = 0
+    while i < n:
+        a = larger_below(a, fetch(x + i, n - i), limit)
+        i += VW
+    return largest(a)
+
+
 cdef inline void split_block(
-    const bint checked, const float* x, int64_t left, float up, char* a, int64_t pitch,
+    const float* x, int64_t left, float up, uint32_t limit, char* a, int64_t pitch,
 ) noexcept nogil:
-    """The digits of 64 channels of one pixel, of which ``left`` exist; ``checked``: what is not
-    finite becomes zero."""
+    """The digits of 64 channels of one pixel, of which ``left`` exist; those whose bits are not
+    below ``limit``, if it is not 0, become zero."""
     cdef vf v0, v1, v2, v3, s = v_set(up)
     if left >= BLOCK:
         v0 = v_load(x)
@@ -143,11 +154,11 @@ cdef inline void split_block(
         v1 = fetch(x + VW, left - VW)
         v2 = fetch(x + 2 * VW, left - 2 * VW)
         v3 = fetch(x + 3 * VW, left - 3 * VW)
-    if checked:
-        v0 = finite_or_zero(v0)
-        v1 = finite_or_zero(v1)
-        v2 = finite_or_zero(v2)
-        v3 = finite_or_zero(v3)
+    if limit:
+        v0 = below_or_zero(v0, limit)
+        v1 = below_or_zero(v1, limit)
+        v2 = below_or_zero(v2, limit)
+        v3 = below_or_zero(v3, limit)
     split_digits(v_mul(v0, s), v_mul(v1, s), v_mul(v2, s), v_mul(v3, s), a, pitch)
 
 
@@ -194,7 +205,7 @@ cdef inline void split_points(
                     else:
                         prepare(p, s, at[k], work + k * size)
                     at[k] = work + k * size
-                bits = greatest(at[k], p.blocks * BLOCK if own else p.channels, False)
+                bits = greatest(at[k], p.blocks * BLOCK if own else p.channels)
                 if bits >= NOT_FINITE:
                     up[k] = 0
                     back[r * p.width + i + k] = NAN
@@ -204,7 +215,7 @@ cdef inline void split_points(
             for b in range(p.blocks):
                 to = a + b * DIGITS * pitch + (r * p.width + i) * 64
                 for k in range(count):
-                    split_block(False, at[k] + b * BLOCK, left, up[k], to, pitch)
+                    split_block(at[k] + b * BLOCK, left, up[k], 0, to, pitch)
                     if not own:
                         # The pixels that are next.
                         for v in range(4):
@@ -216,32 +227,51 @@ cdef inline void split_points(
         memset(a + b * pitch + rows * p.width * 64, 0, (p.plane - rows * p.width) * 64)
 
 
-cdef inline uint32_t greatest_of_rows(
-    const AmxParams* p, const Source* s, int64_t h0, int64_t h1, float* work, const bint finite,
+cdef inline uint32_t scan_rows(
+    const AmxParams* p, const Source* s, int64_t h0, int64_t h1, float* work, uint32_t* limit,
 ) noexcept nogil:
-    """The bits of the largest magnitude of input rows h0 .. h1."""
-    cdef int64_t h, i, count = p.w, n = p.channels
-    cdef const float* row
+    """The bits of the largest magnitude of input rows h0 .. h1.
+
+    Where pixels are not finite, or so large beside the usual one that a scale for them would leave
+    nothing of it, ``limit`` becomes what the bits of the others are below, and theirs are looked at
+    alone; else 0.
+    """
+    cdef int64_t h, i, exponents = 0, pixels = 0
+    cdef const float* at
     cdef bint own = s.scale != NULL or s.shift != NULL
-    cdef vf m = v_zero()
-    cdef uint32_t most = 0
-    if not own and p.x_w == n:
-        count = 1
-        n = p.w * p.channels
+    cdef uint32_t bits, most = 0
+    limit[0] = 0
     for h in range(h0, h1):
-        row = s.x + h * p.x_h
-        for i in range(count):
+        for i in range(p.w):
+            at = s.x + h * p.x_h + i * p.x_w
             if own:
-                prepare(p, s, row + i * p.x_w, work)
-                most = max(most, greatest(work, p.channels, finite))
-            else:
-                most = max(most, greatest(row + i * p.x_w, n, finite))
+                prepare(p, s, at, work)
+                at = work
+            bits = greatest(at, p.channels)
+            most = max(most, bits)
+            if 0 < bits < NOT_FINITE:
+                exponents += bits >> 23
+                pixels += 1
+    bits = NOT_FINITE
+    if pixels:
+        bits = <uint32_t>min(<int64_t>NOT_FINITE, (exponents // pixels + FAR + 1) << 23)
+    if most < bits:
+        return most
+    limit[0] = bits
+    most = 0
+    for h in range(h0, h1):
+        for i in range(p.w):
+            at = s.x + h * p.x_h + i * p.x_w
+            if own:
+                prepare(p, s, at, work)
+                at = work
+            most = max(most, greatest_below(at, p.channels, limit[0]))
     return most
 
 
 cdef inline void split_columns(
-    const bint checked, const AmxParams* p, const float* x, int64_t step_w, int64_t count,
-    int64_t left, float up, char* a, int64_t pitch,
+    const AmxParams* p, const float* x, int64_t step_w, int64_t count, int64_t left, float up,
+    uint32_t limit, char* a, int64_t pitch,
 ) noexcept nogil:
     """One channel block of ``count`` pixels ``step_w`` apart, 64 bytes each at ``a``."""
     cdef int64_t i
@@ -250,30 +280,26 @@ cdef inline void split_columns(
         # (The hardware does not foresee pixels that are pages apart.)
         for v in range(4):
             prefetch(x + AHEAD * step_w + v * VW)
-        split_block(checked, x, left, up, a, pitch)
+        split_block(x, left, up, limit, a, pitch)
         x += step_w
         a += 64
 
 
-cdef inline bint split_rows(
+cdef inline uint32_t split_rows(
     const AmxParams* p, const Source* s, int64_t y0, int64_t rows, float* work, char* a, float* back,
 ) noexcept nogil:
     """The digits of the input of output rows y0 .. y0 + rows, all by one scale, which ``back``
-    undoes. What is not finite is zero there; returns whether anything is."""
+    undoes. Returns what the bits of all inputs are below, or 0; those that are not are zero there."""
     cdef int64_t pitch = p.phases * p.plane * 64
     cdef int64_t b, f, r, ih, c, c0, c1, q, k
     cdef int64_t h0 = max(0, y0 * p.stride_h - p.pad_h)
     cdef int64_t h1 = min(p.h, (y0 + rows - 1) * p.stride_h - p.pad_h + (p.kh - 1) * p.dilation_h + 1)
     cdef bint own = s.scale != NULL or s.shift != NULL
-    cdef uint32_t bits = greatest_of_rows(p, s, h0, h1, work, False)
-    cdef bint bad = bits >= NOT_FINITE
-    cdef float up
+    cdef uint32_t limit, bits = scan_rows(p, s, h0, h1, work, &limit)
+    cdef float up = digits_scale(bits, back)
     cdef const float* row
     cdef char* at
     cdef char* to
-    if bad:
-        bits = greatest_of_rows(p, s, h0, h1, work, True)
-    up = digits_scale(bits, back)
     for f in range(p.phases):
         # Columns c0 .. c1 of the plane lie in the image.
         c0 = max(0, -p.first_w)
@@ -298,19 +324,15 @@ cdef inline bint split_rows(
                     prepare(p, s, row + k * p.stride_w * p.x_w, work)
                     to = at + 64 * k
                     for b in range(p.blocks):
-                        split_block(True, work + b * BLOCK, BLOCK, up, to, pitch)
+                        split_block(work + b * BLOCK, BLOCK, up, limit, to, pitch)
                         to += DIGITS * pitch
                 continue
             for b in range(p.blocks):
-                if bad:
-                    split_columns(True, p, row, p.stride_w * p.x_w, c1 - c0,
-                                  p.channels - b * BLOCK, up, at, pitch)
-                else:
-                    split_columns(False, p, row, p.stride_w * p.x_w, c1 - c0,
-                                  p.channels - b * BLOCK, up, at, pitch)
+                split_columns(p, row, p.stride_w * p.x_w, c1 - c0, p.channels - b * BLOCK, up,
+                              limit, at, pitch)
                 row += BLOCK
                 at += DIGITS * pitch
         for q in range(p.blocks * DIGITS):
             memset(a + q * pitch + (f * p.plane + (rows + p.halo_h) * p.width) * 64, 0,
                    64 * (p.plane - (rows + p.halo_h) * p.width))
-    return bad
+    return limit

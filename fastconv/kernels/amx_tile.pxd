@@ -18,8 +18,8 @@ cdef extern from "amx.h" nogil:
     void prefetch_far(const void* p)
     vf larger(vf m, vf x)
     uint32_t largest(vf m)
-    vf larger_finite(vf m, vf x)
-    vf finite_or_zero(vf x)
+    vf larger_below(vf m, vf x, uint32_t limit)
+    vf below_or_zero(vf x, uint32_t limit)
     float digits_scale(uint32_t bits, float* back)
     void split_digits(vf x0, vf x1, vf x2, vf x3, char* p, Py_ssize_t pitch)
     vf join_sums(const int32_t* c, Py_ssize_t pitch)
@@ -40,7 +40,6 @@ cdef struct Operands:
     const char* b           # the panel's weights
     const int64_t* offsets  # of each step, from a
     int64_t steps
-    bint far                # operands of all steps do not stay in the nearest cache
     const char* ahead       # the next panel's weights
     const char* ahead_end
     int32_t* sums           # [weight][TALL][PANEL]
@@ -113,16 +112,6 @@ cdef inline void multiply(const int mt, const int nt, const char* a, const char*
     if mt == 2 and nt == 2: tile_mul(3, 5, 7)
 
 
-cdef inline void soon(const int mt, const int nt, const char* a, const char* b) noexcept nogil:
-    """Fetch a digit of the next step's operands."""
-    cdef int i
-    for i in range(16 * mt):
-        prefetch(a + i * 64)
-    for i in range(16):
-        prefetch(b + i * 64)
-        if nt == 2: prefetch(b + DIGITS * TILE + i * 64)
-
-
 cdef inline void sums_of(
     const int weight, const int mt, const int nt, Operands* o, Pending* q,
 ) noexcept nogil:
@@ -131,32 +120,24 @@ cdef inline void sums_of(
     cdef int64_t k
     cdef int i
     cdef const char* a
-    cdef const char* next_a
     cdef const char* b = o.b
-    cdef const char* next_b
     cdef Py_ssize_t pitch = o.pitch
     cdef char* out = <char*>(o.sums + weight * SUMS)
-    cdef bint fetching = weight == DIGITS - 1 or o.far
     tile_zero(0)
     if nt == 2: tile_zero(1)
     if mt == 2: tile_zero(2)
     if mt == 2 and nt == 2: tile_zero(3)
     for k in range(o.steps):
         a = o.a + o.offsets[k]
-        # (After the last step the next pixels' first one follows.)
-        next_a = o.a + (o.offsets[k + 1] if k + 1 < o.steps else o.offsets[0] + 64 * TALL)
-        next_b = b + 2 * DIGITS * TILE
         for i in range(weight + 1):
             multiply(mt, nt, a + (weight - i) * pitch, b + i * TILE)
             if q.next < q.count:
                 join(q, q.chunk)
-            if fetching:
-                soon(mt, nt, next_a + (weight - i) * pitch, next_b + i * TILE)
         if weight == DIGITS - 1 and o.ahead < o.ahead_end:
             for i in range(2 * DIGITS * TILE // 64):
                 prefetch_far(o.ahead + i * 64)
             o.ahead += 2 * DIGITS * TILE
-        b = next_b
+        b += 2 * DIGITS * TILE
     v_fence()
     tile_store(0, out, 4 * PANEL)
     if nt == 2: tile_store(1, out + 64, 4 * PANEL)

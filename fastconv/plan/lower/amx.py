@@ -46,11 +46,11 @@ SMALL = 88
 #: Multiply-adds of a piece, and its pixels, at least.
 PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 
-# Processor cycles, measured between the times with and without a busy neighbour on the core: one step
-# of TALL pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a
-# panel of a pixel. MAC is one multiply-add of the vector units.
-STEP, HALF_STEP = 1500.0, 900.0
-SPLIT_PIXEL, STORE = 30.0, 20.0
+# Processor cycles, between the times with and without a busy neighbour on the core: one step of TALL
+# pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a panel
+# of a pixel. MAC is one multiply-add of the vector units.
+STEP, HALF_STEP = 1300.0, 800.0
+SPLIT_PIXEL, STORE = 50.0, 60.0
 MAC = 1 / 27.0
 
 
@@ -182,7 +182,7 @@ def choose(
         return False
     if shape.steps() * BLOCK > MOST_PRODUCTS:
         return False
-    costs = {"vector": macs, "amx": shape.cycles() * MAC}
+    costs = {"vector": macs, "amx": shape.cycles() / MAC}
     return low.choose(kind, costs) == "amx" and low.packs.finite(weight)
 
 
@@ -368,9 +368,7 @@ def lower(
     ]
     per_image = checked_size(((rows * width + TALL) // 16 + 1,), 64, "scales") + bytes_of(rows)
     own = 4 * ((2 * DIGITS + 1) * TALL * PANEL + SOME * (s.blocks * BLOCK + 16))
-    scratch = low.scratch(
-        checked_size((threads, own + block_n * per_image), 1, "scratch"), threads
-    )
+    scratch = low.scratch(checked_size((threads, own + block_n * per_image), 1, "scratch"), threads)
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
