@@ -113,7 +113,7 @@ def test_digits_are_about_as_accurate_as_direct_convolution(always, isa, rectifi
     x, w = arrays(rng, (1, 64, 30, 30), (64, 64, 3, 3))
     x = np.maximum(x, 0) if rectified else x
     op = Conv(pads=(1, 1, 1, 1))
-    assert error(op, [x, w], isa) <= 3 * error(op, [x, w], isa, strict=True)
+    assert error(op, [x, w], isa) <= 2 * error(op, [x, w], isa, strict=True)
 
 
 @pytest.mark.parametrize("isa", HAVE)
@@ -143,16 +143,6 @@ def test_any_magnitude_keeps_its_accuracy(always, isa, scale):
         (got,) = run_op(op, [x * a, w * b], consts=[1], isa=isa)
         (expected,) = op.compute([(x * a).astype(float), (w * b).astype(float)])
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("isa", HAVE)
-def test_integers_of_few_bits_are_summed_exactly(always, isa):
-    rng = np.random.default_rng(0)
-    x = rng.integers(-100, 100, (1, 70, 9, 9)).astype(np.float32)
-    w = rng.integers(-100, 100, (40, 70, 3, 3)).astype(np.float32)
-    op = Conv(pads=(1, 1, 1, 1))
-    (got,) = run_op(op, [x, w], consts=[1], isa=isa)
-    np.testing.assert_array_equal(got, op.compute([x.astype(float), w.astype(float)])[0])
 
 
 @pytest.mark.parametrize("isa", HAVE)

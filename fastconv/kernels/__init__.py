@@ -44,7 +44,7 @@ FAMILIES = (
 ISAS = ("base", "v3", "v4", "amx")
 
 #: Instruction sets that add families of their own to those of a lower one: (that, the families).
-EXTENDS = {"amx": ("v4", ("amx_conv", "qconv"))}
+EXTENDS = {"amx": ("v4", ("amx_conv", "amx_winograd", "qconv"))}
 
 #: Families whose v4 build needs byte dot products besides; without them v3's serve in their place.
 VNNI = ("qconv", "qdepthwise")
@@ -53,6 +53,7 @@ VNNI = ("qconv", "qdepthwise")
 #: that of all families.
 FAMILY_KERNELS = {
     "amx_conv": "amx_conv",
+    "amx_winograd": "amx_winograd",
     "conv": "conv conv_few stage",
     "deform": "deform",
     "depthwise": "depthwise grouped",

@@ -47,15 +47,17 @@ V_INLINE vf larger_below(vf m, vf x, uint32_t limit) {
     return (vf)_mm512_mask_max_epu32((__m512i)m, k, (__m512i)m, a);
 }
 
-/* For numbers up to the one of these bits: the power of two that makes them integers of 23 bits whose
- * three digits of -128 to 127 are enough, and its reciprocal. Both stay far from under- and overflow. */
+/* The factor that makes numbers up to the one of these bits integers of three digits of -128 to 127, and
+ * its reciprocal. (Just below 127 * 65536 + 127 * 256 + 127, for the rounding of products; numbers too
+ * small for that have fewer digits.) */
+#define DIGITS_MOST 8355700.0f
 V_INLINE float digits_scale(uint32_t bits, float *back) {
-    uint32_t e = (bits >> 23) + ((bits & 0x7FFFFF) > 0x7EFEFE), s = e < 29 ? 247 : 276 - e;
-    uint32_t up = s << 23, down = (254 - s) << 23;
+    const uint32_t least = 32u << 23;
     float f;
-    memcpy(back, &down, 4);
-    memcpy(&f, &up, 4);
-    return f;
+    bits = bits < least ? least : bits;
+    memcpy(&f, &bits, 4);
+    *back = f * (1.0f / DIGITS_MOST);
+    return DIGITS_MOST / f;
 }
 
 /* Lanes of a where the mask has ones, else of b. */

@@ -1,9 +1,9 @@
 """Convolution and matrix product in float32 on integer tile-matrix hardware (Intel AMX).
 
-Every input is scaled by a power of two to an integer of 23 bits and a sign, written as three digits of
-eight bits each, and so is every weight. Of the nine products of the digits of two factors the six
+Every input is scaled to an integer of 23 bits and a sign, written as three digits of eight bits each,
+and so is every weight. Of the nine products of the digits of two factors the six
 largest are summed, exactly, in 32-bit integers, one sum for each weight of digits; the three sums are
-joined in float32. What is left out is below 2**-22 of the largest product. The hardware does 32 times as
+joined in float32. The hardware does 32 times as
 many products of eight bits as the vector units do float32 ones, so six times as many are still much
 cheaper. After Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multiplication by
 using fast routines of matrix multiplication and its applications", 2012, and Ootomo, Ozaki and Yokota,
@@ -11,8 +11,8 @@ using fast routines of matrix multiplication and its applications", 2012, and Oo
 
 Weights are scaled by filter, and kept as digits. The inputs of a 1×1 convolution are scaled by pixel;
 for others all inputs of some output rows have one scale, and these blocks of rows follow from shapes
-alone. So an output is accurate to about 2**-23 of the largest input, among those, times the largest
-weight, per product: more than float32 arithmetic keeps for factors of like size.
+alone. What is left out of a product is about 2**-23 of the largest input, among those, times the
+largest weight: sums are about as accurate as float32 arithmetic makes them.
 
 The digits lie as ``[channel block][digit][pixel][64]``: 16 successive pixels of a block are one tile.
 Borders are zeros in the copy, shared between the end of a row and the start of the next, and rows

@@ -11,7 +11,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
-from libc.math cimport fabs, frexp, ldexp
+from libc.math cimport fabs
 from libc.stdint cimport int64_t
 
 from fastconv.kernels.simd cimport VW, v_load, vf
@@ -93,7 +93,7 @@ cdef enum:
     DIGITS = 3         # of a number, ...
     WIDTH = 32         # ... in panels of so many filters, ...
     DEPTH = 64         # ... and blocks of so many channels
-    MOST = 0x7F7F7F    # what three digits of up to 127 can say
+    MOST = 8355700     # about what three digits of up to 127 can say
 
 
 cdef struct Strided:
@@ -294,24 +294,20 @@ def transform_filters(w, g, out):
 
 cdef void digits_of(const float* x, int64_t blocks, char* y, float* units) noexcept nogil:
     """One panel [block][DEPTH][WIDTH] as digits [block][half][digit][DEPTH / 4][WIDTH / 2][4]; what
-    one of each filter's counts, times 2**-16: a power of two."""
+    one of each filter's counts, times 65536."""
     cdef float scale[WIDTH]
     cdef float most[WIDTH]
     cdef int64_t b, i
-    cdef int f, h, e
+    cdef int f, h
     for f in range(WIDTH):
         most[f] = 0
     for i in range(blocks * DEPTH):
         for f in range(WIDTH):
             most[f] = max(most[f], <float>fabs(x[i * WIDTH + f]))
     for f in range(WIDTH):
-        # The largest power of two that keeps products within MOST, far from under- and overflow.
-        frexp(most[f], &e)
-        e = min(max(23 - e, -104), 120)
-        if most[f] * ldexp(1.0, e) > MOST:
-            e -= 1
-        scale[f] = <float>ldexp(1.0, e)
-        units[f] = <float>ldexp(1.0, 16 - e)
+        most[f] = max(most[f], <float>1e-30)
+        scale[f] = MOST / most[f]
+        units[f] = <float>(65536. / MOST * most[f])
     for b in range(blocks):
         for h in range(2):
             for i in range(DEPTH // 4):
@@ -328,9 +324,9 @@ cdef void digits_of(const float* x, int64_t blocks, char* y, float* units) noexc
 
 
 def pack_digits(panels, out, units):
-    """Float32 weights → three digits of eight bits each and a power of two for each filter.
+    """Float32 weights → three digits of eight bits each and a unit for each filter.
 
-    A weight is its digits, times 65536, 256 and 1, times ``units`` / 65536, to 2**-23 of the largest
+    A weight is its digits, times 65536, 256 and 1, times ``units`` / 65536, to 2**-24 of the largest
     one of its filter.
 
     Args:

@@ -46,12 +46,14 @@ SMALL = 88
 #: Multiply-adds of a piece, and its pixels, at least.
 PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 
-# Processor cycles, between the times with and without a busy neighbour on the core: one step of TALL
+# Processor cycles, between those with and without a busy neighbour on the core: one step of TALL
 # pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a panel
 # of a pixel. MAC is one multiply-add of the vector units.
 STEP, HALF_STEP = 1300.0, 800.0
 SPLIT_PIXEL, STORE = 50.0, 60.0
 MAC = 1 / 27.0
+#: Winograd's products on tiles must be so much cheaper, as they are less accurate than on vectors.
+CLEARLY = 0.93
 
 
 @record(frozen=True)
@@ -164,26 +166,34 @@ def shape_of(
 
 def choose(
     low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
-) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``macs``."""
+) -> str:
+    """What is cheapest, where tile matrices are there and may be used: "amx", "winograd" on them, or
+    "" for the vector units' ``macs``."""
+    from . import amx_winograd
+
     if shape is None or low.strict or low.isa != "amx":
-        return False
-    if shape.channels // shape.group < 4:
-        return False
+        return ""
+    if shape.channels // shape.group < 4 or not low.packs.finite(weight):
+        return ""
+    costs = {"vector": macs}
+    winograd = amx_winograd.cycles(shape)
+    if winograd is not None:
+        costs["winograd"] = winograd / MAC / CLEARLY
     ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     phases = len(ah.phases) * len(aw.phases)
-    if phases > MAX_PHASES:
-        return False
     # Long dilations: taps that meet borders alone, or a halo of many rows, are for vectors.
     row = shape.blocks * DIGITS * 64 * phases * (shape.ow + aw.halo)
     reach = max(ah.halo * shape.strides[0] - shape.h, aw.halo * shape.strides[1] - shape.w)
-    if reach >= 0 or (ah.halo and row * (1 + ah.halo) > HALO_BYTES):
-        return False
-    if shape.steps() * BLOCK > MOST_PRODUCTS:
-        return False
-    costs = {"vector": macs, "amx": shape.cycles() / MAC}
-    return low.choose(kind, costs) == "amx" and low.packs.finite(weight)
+    if (
+        phases <= MAX_PHASES
+        and reach < 0
+        and (not ah.halo or row * (1 + ah.halo) <= HALO_BYTES)
+        and shape.steps() * BLOCK <= MOST_PRODUCTS
+    ):
+        costs["amx"] = shape.cycles() / MAC
+    chosen = low.choose(kind, costs) if len(costs) > 1 else "vector"
+    return "" if chosen == "vector" else chosen
 
 
 def may_scale(low: Lowering, name: str) -> bool:

@@ -15,7 +15,7 @@ from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, dilated, vector, winograd
+from . import amx, amx_winograd, depthwise, dilated, vector, winograd
 
 INF = float("inf")
 
@@ -176,8 +176,9 @@ def conv(low: Lowering, node: Node) -> Any:
         macs *= -(-filters // VECTOR) * VECTOR / filters
         if group > 1 and channels <= VECTOR:
             macs *= 1 + FEW / channels
-        if shape is not None and amx.choose(low, shape, weight, macs):
-            return lower_amx(low, node, shape)
+        way = amx.choose(low, shape, weight, macs)
+        if shape is not None and way:
+            return lower_amx(low, node, shape, win if way == "winograd" else None)
     few = weight is not None and suits_stage(xs, op.group, win)
     if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
@@ -300,16 +301,20 @@ def lower_few(low: Lowering, node: Node, win: Window) -> None:
     )  # fmt: skip
 
 
-def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
-    """One convolution on tile-matrix hardware."""
+def lower_amx(low: Lowering, node: Node, shape: amx.Shape, win: Window | None) -> None:
+    """One convolution on tile-matrix hardware; ``win``: by Winograd's algorithm."""
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    scaled = low.scaled(xn)
+    scaled = low.scaled(xn) if win is None else None
     x = low.place(scaled.source if scaled else xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
+    if win is not None:
+        bias = bias_place(low, bn, 1)
+        amx_winograd.lower(low, x, wn, bias, r, y, shape, win, op.activation)
+    else:
+        amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
