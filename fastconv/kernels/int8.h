@@ -127,16 +127,12 @@ V_INLINE void vi_store_bytes(uint8_t *p, vi a, int n) {
 #endif
 }
 
-/* A dot product's operands: u holds groups of four activations, s groups of four weights. */
+/* A dot product's operands: u holds groups of four activations, s groups of four weights, which lie
+ * in memory as they are used: as bytes, or even and odd ones apart as 16-bit integers. */
 #if VW == 16 && defined(__AVX512VNNI__)
 typedef __m512i dot_u;
 typedef __m512i dot_s;
 V_INLINE dot_u dot_u_of(vb a) { return (__m512i)a; }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    int32_t a;
-    memcpy(&a, p, 4);
-    return _mm512_set1_epi32(a);
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) { return _mm512_loadu_si512(p); }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, u, s); }
 #elif defined(__SSE2__)
@@ -166,14 +162,8 @@ V_INLINE dot_u dot_u_of(vb a) {
     dot_u r = {W_AND((wide)a, W_MASK), W(srli_epi16)((wide)a, 8)};
     return r;
 }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    int32_t a;
-    memcpy(&a, p, 4);
-    return dot_u_of((vb)W(set1_epi32)(a));
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) {
-    wide b = W_LOAD(p);
-    dot_s r = {W(srai_epi16)(W(slli_epi16)(b, 8), 8), W(srai_epi16)(b, 8)};
+    dot_s r = {W_LOAD(p), W_LOAD(p + VB)};
     return r;
 }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) {
@@ -188,11 +178,6 @@ typedef vb dot_u;
 typedef int8_t dot_s __attribute__((vector_size(VB)));
 typedef int8_t dot_s_u __attribute__((vector_size(VB), aligned(1), may_alias));
 V_INLINE dot_u dot_u_of(vb a) { return a; }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    vb r;
-    for (int i = 0; i < VB; i++) r[i] = p[i & 3];
-    return r;
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) { return *(const dot_s_u *)p; }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) {
     for (int i = 0; i < VB; i++) acc[i / 4] += (int32_t)u[i] * s[i];
@@ -207,7 +192,11 @@ typedef uint8_t act_t;
 typedef int8_t wgt_t;
 typedef dot_u few_u;
 typedef dot_s few_s;
-#define few_all dot_u_all
+V_INLINE few_u few_all(const act_t *p) {
+    int32_t a;
+    memcpy(&a, p, 4);
+    return _mm512_set1_epi32(a);
+}
 #define few_load dot_s_load
 #define few_dot dot
 #define act_copy bytes_copy

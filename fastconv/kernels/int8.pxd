@@ -35,7 +35,6 @@ cdef extern from "int8.h" nogil:
     vi vi_load_bytes(const uint8_t* p, int n)
     void vi_store_bytes(uint8_t* p, vi a, int n)
     dot_u dot_u_of(vb a)
-    dot_u dot_u_all(const uint8_t* p)
     dot_s dot_s_load(const int8_t* p)
     vi dot(vi acc, dot_u u, dot_s s)
     few_u few_all(const act_t* p)

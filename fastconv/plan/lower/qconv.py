@@ -409,7 +409,7 @@ def emit_conv(
             x,
             low.packed(
                 ("qdepthwise", wn, kernel),
-                lambda: pack_depthwise(flat.reshape(group, *kernel[1:]), lanes),
+                lambda: pack_depthwise(flat.reshape(group, *kernel[1:]), lanes, sizes["QWIDE"]),
             ),
             low.constant(pack_channels(start, lanes, np.int32)),
             low.constant(pack_channels(scale, lanes, np.float32)),
@@ -451,8 +451,12 @@ def pack_channels(v: np.ndarray, lanes: int, dtype: Any) -> np.ndarray:
     return out
 
 
-def pack_depthwise(w: np.ndarray, lanes: int) -> np.ndarray:
-    """Pack ``[channels][kh][kw]`` into ``[block][kw][kh/4][part][VW][4]``."""
+def pack_depthwise(w: np.ndarray, lanes: int, apart: int) -> np.ndarray:
+    """Pack ``[channels][kh][kw]`` into ``[block][kw][kh/4][part][VW][4]``.
+
+    With ``apart`` they are 16-bit integers, ``[block][kw][kh/4][part][2][VW][2]``: of four taps the
+    even ones first.
+    """
     channels, kh, kw = w.shape
     blocks, groups = -(-channels // lanes), -(-kh // 4)
     wide = np.zeros((blocks * lanes, kw, groups * 4), np.int8)
@@ -460,6 +464,10 @@ def pack_depthwise(w: np.ndarray, lanes: int) -> np.ndarray:
     out = aligned_zeros((blocks, kw * groups, lanes, 4), np.int8)
     ordered = wide.reshape(blocks, lanes, kw * groups, 4)[:, channel_order(lanes)]
     out[:] = ordered.swapaxes(1, 2)
+    if apart:
+        taps = out.reshape(blocks, kw * groups, 4, lanes // 4, 2, 2)
+        out = aligned_zeros((blocks, kw * groups, 4, 2, lanes // 4, 2), np.int16)
+        out[:] = np.moveaxis(taps, -1, 3)
     return out
 
 
