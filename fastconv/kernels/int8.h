@@ -321,6 +321,18 @@ V_INLINE vb vb_pack_add(vi a0, vi a1, vi a2, vi a3, int zero) {
     return r;
 #endif
 }
+/* Two vectors of integers, plus a zero point, saturated, at least lo → 2 VW bytes in order. */
+V_INLINE void vi_store_pair(uint8_t *p, vi a0, vi a1, int zero, int lo) {
+    vb a = vb_pack_add(a0, a1, a0, a1, zero);
+    a = vb_max(a, (uint8_t)lo - (vb){0});
+#if VW == 16
+    __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+    a = (vb)_mm512_permutexvar_epi32(order, (__m512i)a);
+#elif VW == 8
+    a = (vb)_mm256_permutevar8x32_epi32((__m256i)a, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+#endif
+    memcpy(p, &a, 2 * VW);
+}
 V_INLINE vb vb_clip(vb a, int lo, int hi) {
     vb l = (uint8_t)lo - (vb){0}, h = (uint8_t)hi - (vb){0}, m = (vb)(a < h);
     return vb_max((a & m) | (h & ~m), l);

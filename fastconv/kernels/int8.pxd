@@ -44,6 +44,7 @@ cdef extern from "int8.h" nogil:
     void act_fill(act_t* y, int value, int64_t n)
     void vb_zip4(vb r0, vb r1, vb r2, vb r3, vb* out)
     vb vb_pack_add(vi a0, vi a1, vi a2, vi a3, int zero)
+    void vi_store_pair(uint8_t* p, vi a0, vi a1, int zero, int lo)
     vb vb_clip(vb a, int lo, int hi)
     vi vi_max(vi a, vi b)
     void bytes_copy(uint8_t* y, const uint8_t* x, int64_t n)

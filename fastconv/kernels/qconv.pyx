@@ -168,6 +168,43 @@ cdef inline vi clip_round(vf a, vf lo, vf hi) noexcept nogil:
     return vi_round(v_min(hi, v_max(lo, a)))
 
 
+cdef inline void store_pair(
+    const bint more, const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows,
+    const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
+) noexcept nogil:
+    """Sums of ``rows`` by two panels → bytes; ``more``: with a residual."""
+    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
+    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
+    cdef vf sum_lo = v_set(p.sum_lo), sum_hi = v_set(p.sum_hi)
+    cdef vf scales[2]
+    cdef vi starts[2]
+    cdef vi q[2]
+    cdef vi zero = v_iset(p.y_zero)
+    cdef int64_t y_pixel = p.y_pixel, r_pixel = p.r_pixel, i
+    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, j
+    for j in range(2):
+        scales[j] = v_load(scale + j * VW)
+        starts[j] = vi_load(start + j * VW)
+    for i in range(rows):
+        for j in range(2):
+            f = v_mul(vi_float(v_iadd(vi_load(sums + j * VW), starts[j])), scales[j])
+            if more:
+                f = vi_float(v_iadd(clip_round(f, lo, hi), zero))
+                f = v_fma(f, y_ratio, offset)
+                f = v_fma(vi_float(vi_load_bytes(residual + j * VW, VW)), r_ratio, f)
+                q[j] = clip_round(f, sum_lo, sum_hi)
+            else:
+                # Only the upper bound is needed to convert: what is too low saturates when packed.
+                q[j] = vi_round(v_min(hi, f))
+        if more:
+            vi_store_pair(y, q[0], q[1], 0, 0)
+            residual += r_pixel
+        else:
+            vi_store_pair(y, q[0], q[1], y_zero, least)
+        sums += stride
+        y += y_pixel
+
+
 cdef void store(
     const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows, int64_t cols,
     const int32_t* start, const float* scale, const uint8_t* residual, char* y,
@@ -180,6 +217,13 @@ cdef void store(
     cdef int64_t j = 0, i
     cdef int n
     cdef uint8_t* out
+    while p.out == OUT_BYTES and j + 2 * VW <= cols:
+        out = (<uint8_t*>y) + j
+        if residual == NULL:
+            store_pair(False, p, sums + j, stride, rows, start + j, scale + j, NULL, out)
+        else:
+            store_pair(True, p, sums + j, stride, rows, start + j, scale + j, residual + j, out)
+        j += 2 * VW
     while j < cols:
         n = <int>min(<int64_t>VW, cols - j)
         b = vi_load(start + j)
