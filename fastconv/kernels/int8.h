@@ -2,12 +2,9 @@
  *
  * Activations are unsigned bytes, weights signed bytes, sums 32-bit integers. The dot product of
  * four neighbouring bytes is the primitive: one instruction with AVX512-VNNI; elsewhere bytes are
- * widened to 16 bits and multiplied in pairs, which (unlike pmaddubsw) never saturates.
- *
- * Matrix products without VNNI have two ways. With AVX2 (QSPLIT) they do use pmaddubsw: where two
- * weights of a pair are so large that it could saturate, a part of them is taken away and added in
- * a second product, of those few groups of four alone. With less, both operands are widened ahead
- * of time (act_t, wgt_t).
+ * widened to 16 bits and multiplied in pairs, which (unlike pmaddubsw) never saturates. Matrix
+ * products widen both operands ahead of time (act_t, wgt_t), and then need one multiplication and
+ * one addition for twice as many products as a float instruction has.
  *
  * "In lanes": operations on bytes work within each 16 bytes of a vector, as the x86 unpack and pack
  * instructions do; vb_zip4 and vb_pack_add undo each other's order.
@@ -201,28 +198,7 @@ V_INLINE few_u few_all(const act_t *p) {
 #define few_dot dot
 #define act_copy bytes_copy
 #define act_fill bytes_fill
-#define QSPLIT 0
-#elif VW == 8 && defined(__AVX2__)
-#define QTAP 4
-typedef uint8_t act_t;
-typedef int8_t wgt_t;
-typedef __m256i few_u;
-typedef __m256i few_s;
-V_INLINE few_u few_all(const act_t *p) {
-    int32_t a;
-    memcpy(&a, p, 4);
-    return _mm256_set1_epi32(a);
-}
-V_INLINE few_s few_load(const wgt_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-/* Two products of the same sign must not add up to more than 16 bits. */
-V_INLINE vi few_dot(vi acc, few_u u, few_s s) {
-    return acc + (vi)_mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1));
-}
-#define act_copy bytes_copy
-#define act_fill bytes_fill
-#define QSPLIT 1
 #else
-#define QSPLIT 0
 #define QTAP 2
 typedef int16_t act_t;
 typedef int16_t wgt_t;
@@ -238,7 +214,9 @@ V_INLINE few_s few_load(const wgt_t *p) { return *(const few_u_u *)p; }
 V_INLINE vi few_dot(vi acc, few_u u, few_s s) {
 #if VW == 16 && defined(__AVX512BW__)
     return acc + (vi)_mm512_madd_epi16((__m512i)u, (__m512i)s);
-#elif VW == 4 && defined(__SSE2__)
+#elif VW == 8 && defined(__AVX2__)
+    return acc + (vi)_mm256_madd_epi16((__m256i)u, (__m256i)s);
+#elif defined(__SSE2__)
     return acc + (vi)_mm_madd_epi16((__m128i)u, (__m128i)s);
 #else
     for (int i = 0; i < VW; i++) acc[i] += u[2 * i] * s[2 * i] + u[2 * i + 1] * s[2 * i + 1];

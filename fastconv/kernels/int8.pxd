@@ -9,7 +9,6 @@ cdef extern from "int8.h" nogil:
     enum: QROWS
     enum: QPANELS
     enum: QTAP
-    enum: QSPLIT
     enum: HAVE_AMX
     ctypedef uint8_t vb
     ctypedef int32_t dot_u

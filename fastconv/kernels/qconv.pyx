@@ -4,10 +4,8 @@ Activations are unsigned bytes, channels-last; weights signed bytes. A row is an
 operand the bytes that its window covers, ``[tap][channel]``: the pixel itself where the kernel is
 1×1, else gathered into a block of rows, with the zero point where the window leaves the image.
 Weights are packed ``[group][panel][depth/4][VW][4]``, which is what both a vector of four-byte dot
-products and an AMX tile of 64 bytes of depth read. AVX2 has the former in three instructions, where
-the pairs are small enough: what the weights of a panel have beyond that is a list of a few groups
-of four, with where in the depth they belong. With SSE2 rows and weights are 16-bit integers (always
-gathered), two of them in place of four. What the zero point adds to every sum is in the
+products and an AMX tile of 64 bytes of depth read; without such instructions rows and weights are
+16-bit integers (always gathered), two of them in place of four. What the zero point adds to every sum is in the
 bias, so sums start from ``bias - zero_point * (sum of the filter's weights)``.
 
 Requantisation is that of ONNX's QLinearConv with a float multiplier: round half to even of
@@ -120,17 +118,9 @@ cdef void gather(
                     o.n += 1
 
 
-cdef struct Rest:
-    # What is left of each panel's weights: entries ends[panel] .. ends[panel + 1], where in the
-    # depth each belongs, and its [VW][4] weights.
-    const int32_t* ends
-    const int32_t* where
-    const wgt_t* weights
-
-
 cdef inline void tile(
     const int nv, const act_t* a, int64_t stride, int64_t mr, const wgt_t* w, int64_t panel,
-    int64_t depth, const Rest* rest, int32_t* sums,
+    int64_t depth, int32_t* sums,
 ) noexcept nogil:
     """Sums of up to QROWS rows by ``nv`` panels → sums[row][QPANELS * VW]."""
     cdef vi acc[QROWS][QPANELS]
@@ -138,7 +128,7 @@ cdef inline void tile(
     cdef few_u u
     cdef const act_t* rows[QROWS]
     cdef int i, j
-    cdef int64_t k, e
+    cdef int64_t k
     for i in range(QROWS):
         rows[i] = a + min(<int64_t>i, mr - 1) * stride
         for j in range(nv):
@@ -153,12 +143,6 @@ cdef inline void tile(
                 acc[i][j] = few_dot(acc[i][j], u, b[j])
         w += VW * QTAP
         k += QTAP
-    if QSPLIT:
-        for j in range(nv):
-            for e in range(rest.ends[j], rest.ends[j + 1]):
-                b[0] = few_load(rest.weights + e * VB)
-                for i in range(QROWS):
-                    acc[i][j] = few_dot(acc[i][j], few_all(rows[i] + rest.where[e]), b[0])
     for i in range(QROWS):
         for j in range(nv):
             vi_store(sums + (i * QPANELS + j) * VW, acc[i][j])
@@ -265,7 +249,7 @@ cdef void store(
 cdef void vector_block(
     const QConvParams* p, const act_t* a, int64_t stride, int64_t rows, const wgt_t* w,
     int64_t cols, const int32_t* start, const float* scale, const uint8_t* residual, char* y,
-    int64_t item, Rest rest,
+    int64_t item,
 ) noexcept nogil:
     """A block of rows by ``cols`` filters, on the vector units."""
     cdef int32_t sums[QROWS * QPANELS * VW]
@@ -277,17 +261,16 @@ cdef void vector_block(
         while i < rows:
             m = min(<int64_t>QROWS, rows - i)
             if width == 4:
-                tile(QPANELS, a + i * stride, stride, m, w, panel, p.depth, &rest, sums)
+                tile(QPANELS, a + i * stride, stride, m, w, panel, p.depth, sums)
             elif width == 2:
-                tile(2, a + i * stride, stride, m, w, panel, p.depth, &rest, sums)
+                tile(2, a + i * stride, stride, m, w, panel, p.depth, sums)
             else:
-                tile(1, a + i * stride, stride, m, w, panel, p.depth, &rest, sums)
+                tile(1, a + i * stride, stride, m, w, panel, p.depth, sums)
             store(p, sums, QPANELS * VW, m, min(cols - j, width * VW), start + j, scale + j,
                   residual + i * p.r_pixel + j if residual != NULL else residual,
                   y + (i * p.y_pixel + j) * item)
             i += m
         w += width * panel
-        rest.ends += width
         j += width * VW
 
 
@@ -340,9 +323,7 @@ cdef void matrix_block(
 cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, packed weights, start of sums ([group][panel][VW] int32), scale (the same, float),
     residual or NULL, zero point of x or NULL (one byte), sums of weights to take times that zero
-    point from the start (as it) or NULL, scratch, and where weights are split the list of what is
-    left of them ([group][panel] + 1 ends of runs, int32, then where each entry belongs) and its
-    weights; y.
+    point from the start (as it) or NULL, scratch, y.
 
     Scratch per thread: ``block_rows`` rounded up to tiles, times ``depth`` operands; then one
     block's start of sums.
@@ -354,7 +335,7 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* scale = <const float*>c.buf[3]
     cdef const uint8_t* residual = <const uint8_t*>c.buf[4]
     cdef const int32_t* weight_sums = <const int32_t*>c.buf[6]
-    cdef char* y = <char*>c.buf[10]
+    cdef char* y = <char*>c.buf[8]
     cdef int zero = p.x_zero
     cdef int64_t item = 1 if p.out == OUT_BYTES else 4
     cdef int64_t step = p.tile_rows if HAVE_AMX else 1
@@ -376,7 +357,6 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const act_t* a
     cdef const uint8_t* res = NULL
     cdef const int32_t* begin
-    cdef Rest rest = Rest(NULL, NULL, NULL)
     if c.buf[5] != NULL:
         zero = (<const uint8_t*>c.buf[5])[0]
     if HAVE_AMX:
@@ -416,12 +396,8 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
             matrix_block(p, a, stride, end - r, weights + at * p.depth, cols, begin, scale + at,
                          res, y + (r * p.y_pixel + g * p.filters + j) * item, item)
         else:
-            if QSPLIT:
-                rest.ends = (<const int32_t*>c.buf[8]) + at // VW
-                rest.where = (<const int32_t*>c.buf[8]) + p.group * panels + 1
-                rest.weights = <const wgt_t*>c.buf[9]
             vector_block(p, a, stride, end - r, weights + at * p.depth, cols, begin, scale + at,
-                         res, y + (r * p.y_pixel + g * p.filters + j) * item, item, rest)
+                         res, y + (r * p.y_pixel + g * p.filters + j) * item, item)
         unit += 1
     if HAVE_AMX:
         amx_stop()
@@ -435,9 +411,7 @@ def pack_qconv(**values):
 
 KERNELS = {"qconv": (<uintptr_t>&qconv, pack_qconv)}
 #: Lanes of a panel; how many weights share one of its 32-bit lanes (bytes if 4, else 16-bit
-#: integers); whether large pairs are split; what a packed depth is a multiple of; the most rows of
-#: an AMX tile (0: there is none).
+#: integers); what a packed depth is a multiple of; the most rows of an AMX tile (0: there is none).
 CONSTANTS = {
-    "QVW": VW, "QTAP": QTAP, "QSPLIT": QSPLIT, "QDEPTH": 64 if HAVE_AMX else QTAP,
-    "QTILE": 16 if HAVE_AMX else 0,
+    "QVW": VW, "QTAP": QTAP, "QDEPTH": 64 if HAVE_AMX else QTAP, "QTILE": 16 if HAVE_AMX else 0,
 }

@@ -7,7 +7,6 @@ input (extra taps).
 
 from __future__ import annotations
 
-from functools import cache
 from math import ceil, prod
 from typing import Any
 
@@ -67,26 +66,6 @@ def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
     return out
 
 
-def split_pairs(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packed weights (…, 4) as the sum of two, neither with a pair that can exceed 16 bits.
-
-    A pair is (0, 1) or (2, 3) of four: times two unsigned bytes it stays within 16 bits if the two
-    add up to -128 to 128. Where they do not, both are halved.
-
-    Returns:
-        The larger part, as packed; the ends of each panel's run of groups of four in the rest,
-        then where in the depth each belongs; and the rest ``[entry][lanes][4]``.
-    """
-    wide = packed.astype(np.int16)
-    large = np.abs(wide.reshape(*packed.shape[:-1], 2, 2).sum(-1)) > 128
-    rest = np.where(np.repeat(large, 2, axis=-1), wide >> 1, 0).astype(np.int8)
-    rest = rest.reshape(-1, *packed.shape[2:])
-    panel, at = np.nonzero(rest.any((2, 3)))
-    ends = np.searchsorted(panel, np.arange(len(rest) + 1))
-    lists = np.concatenate([ends, 4 * at]).astype(np.int32)
-    return packed - rest.reshape(packed.shape), lists, rest[panel, at]
-
-
 def pack_rows(v: np.ndarray, group: int, isa: str, dtype: Any) -> np.ndarray:
     """Pack one number per filter into ``[group][panel][lanes]``."""
     lanes = kernels.family_constants("qconv", isa)["QVW"]
@@ -102,13 +81,11 @@ class Filters:
 
     Attributes:
         weights: packed.
-        rest: what ``split_pairs`` has left of them, or None twice.
         sums: of each filter's weights, int64.
         parts: how many taps stand for one (see ``pieces``).
     """
 
     weights: Place
-    rest: tuple[Place | None, Place | None]
     sums: np.ndarray
     parts: int
 
@@ -119,16 +96,8 @@ def filters_of(
     """Pack weights ``[filters][taps][channels]`` whose zero points are taken away."""
     parts = pieces(w)
     flat = np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
-    key = ("qconv", name, group, *how)
-    sums = w.reshape(len(w), -1).sum(1, dtype=np.int64)
-    if not kernels.family_constants("qconv", low.isa)["QSPLIT"]:
-        place = low.packed(key, lambda: pack_filters(flat, group, low.isa))
-        return Filters(place, (None, None), sums, len(parts))
-    split = cache(lambda: split_pairs(pack_filters(flat, group, low.isa)))
-    place, lists, rest = (
-        low.packed((*key, part), lambda part=part: split()[part]) for part in range(3)
-    )
-    return Filters(place, (lists, rest), sums, len(parts))
+    place = low.packed(("qconv", name, group, *how), lambda: pack_filters(flat, group, low.isa))
+    return Filters(place, w.reshape(len(w), -1).sum(1, dtype=np.int64), len(parts))
 
 
 def less_zero(w: np.ndarray, zero: np.ndarray | None, axis: int) -> np.ndarray:
@@ -251,7 +220,6 @@ def emit(
         dynamic,
         sums,
         low.scratch(checked_size((threads, room), 1, "gathered rows"), threads),
-        *filters.rest,
         y,
     ]
     units = ceil(rows / block_rows) * ceil(panels / block_panels) * group
