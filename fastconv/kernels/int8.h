@@ -82,8 +82,16 @@ V_INLINE void vb_store_n(uint8_t *p, vb a, int n) {
 V_INLINE vb vb_zero(void) { return (vb){0}; }
 V_INLINE vi vi_of(vb a) { return (vi)a; }
 V_INLINE vb vb_max(vb a, vb b) {
+#if VW == 16
+    return (vb)_mm512_max_epu8((__m512i)a, (__m512i)b);
+#elif VW == 8
+    return (vb)_mm256_max_epu8((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (vb)_mm_max_epu8((__m128i)a, (__m128i)b);
+#else
     vb m = (vb)(a > b);
     return (a & m) | (b & ~m);
+#endif
 }
 
 /* VW bytes as integers, of which n are read, and back (the integers are in 0 to 255). */

@@ -56,11 +56,16 @@ cdef struct Row:
 
 
 cdef void gather(
-    const QConvParams* p, const uint8_t* x, int zero, int64_t r, int64_t end, act_t* a,
+    const QConvParams* p, const uint8_t* x, const uint8_t* x_end, int zero, int64_t r, int64_t end,
+    act_t* a,
 ) noexcept nogil:
-    """The operands of output rows r .. end, ``depth`` each, and up to VB more."""
+    """The operands of output rows r .. end, ``depth`` each, and up to VB more.
+
+    Nothing from ``x_end`` on is read.
+    """
     cdef int64_t kd, kh, kw, id_, ih, iw, first, last, at
     cdef int64_t run = p.kw * p.channels, line = p.w * p.pixel
+    cdef int64_t whole = (run + VB // 2 - 1) // (VB // 2) * (VB // 2)
     cdef bint merged = p.dilation_w == 1 and p.pixel == p.channels
     cdef bint short = run <= VB and QTAP == 4
     cdef const uint8_t* row
@@ -87,6 +92,8 @@ cdef void gather(
                     if short:
                         # Whole vectors are stored: what comes after overwrites the rest.
                         vb_store(<uint8_t*>to, vb_load_n(row + iw * p.pixel, <int>run))
+                    elif QTAP == 2 and x_end - row >= iw * p.pixel + whole:
+                        act_copy(to, row + iw * p.pixel, whole)
                     else:
                         act_copy(to, row + iw * p.pixel, run)
                 elif merged:
@@ -353,6 +360,7 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t units = p.group * panel_blocks * row_blocks
     cdef int64_t unit = share(units, thread, threads), unit_end = share(units, thread + 1, threads)
     cdef int64_t g, pb, r, end, j, i, stride, cols, at, gathered = -1
+    cdef const uint8_t* x_end = x + (pixels - 1) * p.pixel + p.group * p.channels
     cdef const uint8_t* xg
     cdef const act_t* a
     cdef const uint8_t* res = NULL
@@ -376,7 +384,7 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
         if not p.linear or QTAP != 4 or (i - 1) * p.pixel + g * p.channels + p.depth > (
                 (pixels - 1) * p.pixel + p.group * p.channels):
             if gathered != unit // panel_blocks:
-                gather(p, xg, zero, r, end, block)
+                gather(p, xg, x_end, zero, r, end, block)
                 gathered = unit // panel_blocks
             a = block
             stride = p.depth
