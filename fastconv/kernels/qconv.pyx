@@ -166,13 +166,13 @@ cdef inline void store_pair(
     """Sums of ``rows`` by two panels → bytes; ``more``: with a residual."""
     cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
     cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
-    cdef vf sum_lo = v_set(p.sum_lo), sum_hi = v_set(p.sum_hi)
+    cdef vf sum_hi = v_set(p.sum_hi)
+    cdef vf large = v_set(12582912.0), large_less = v_set(12582912.0 - p.y_zero)   # 1.5 * 2**23
     cdef vf scales[2]
     cdef vi starts[2]
     cdef vi q[2]
-    cdef vi zero = v_iset(p.y_zero)
     cdef int64_t y_pixel = p.y_pixel, r_pixel = p.r_pixel, i
-    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, j
+    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, sum_least = <int>p.sum_lo, j
     for j in range(2):
         scales[j] = v_load(scale + j * VW)
         starts[j] = vi_load(start + j * VW)
@@ -180,15 +180,16 @@ cdef inline void store_pair(
         for j in range(2):
             f = v_mul(vi_float(v_iadd(vi_load(sums + j * VW), starts[j])), scales[j])
             if more:
-                f = vi_float(v_iadd(clip_round(f, lo, hi), zero))
+                # Small numbers beside this large one are rounded to whole ones, ties to even.
+                f = v_sub(v_add(v_min(hi, v_max(lo, f)), large), large_less)
                 f = v_fma(f, y_ratio, offset)
                 f = v_fma(vi_float(vi_load_bytes(residual + j * VW, VW)), r_ratio, f)
-                q[j] = clip_round(f, sum_lo, sum_hi)
+                q[j] = vi_round(v_min(sum_hi, f))
             else:
                 # Only the upper bound is needed to convert: what is too low saturates when packed.
                 q[j] = vi_round(v_min(hi, f))
         if more:
-            vi_store_pair(y, q[0], q[1], 0, 0)
+            vi_store_pair(y, q[0], q[1], 0, sum_least)
             residual += r_pixel
         else:
             vi_store_pair(y, q[0], q[1], y_zero, least)

@@ -248,8 +248,9 @@ def blocks(
     saved = depth * count * (threads - 1) // threads
     few = rows * group < threads * unit
     if group == 1 and rows <= 2 * most and (few or saved > rows * (2 * depth + count)):
-        return rows, max(1, ceil(panels / (PARTS * threads)))
-    parts = max(ceil(rows / most), min(PARTS * threads, ceil(rows / PART_ROWS)))
+        # Every part gathers all rows.
+        return rows, max(1, ceil(panels / (threads * (PARTS if rows == 1 else 1))))
+    parts = max(ceil(rows / most), min(PARTS * threads, rows // PART_ROWS))
     parts = max(parts, min(threads, ceil(rows / unit)))
     if group % threads:
         parts = ceil(parts / threads) * threads
