@@ -249,7 +249,8 @@ def blocks(
     few = rows * group < threads * unit
     if group == 1 and rows <= 2 * most and (few or saved > rows * (2 * depth + count)):
         # Every part gathers all rows.
-        return rows, max(1, ceil(panels / (threads * (PARTS if rows == 1 else 1))))
+        each = ceil(panels / (threads * (PARTS if rows == 1 else PARTS // 2)))
+        return rows, each + each % 2
     parts = max(ceil(rows / most), min(PARTS * threads, rows // PART_ROWS))
     parts = max(parts, min(threads, ceil(rows / unit)))
     if group % threads:
