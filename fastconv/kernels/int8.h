@@ -319,15 +319,24 @@ V_INLINE void vi_store_pair(uint8_t *p, vi a0, vi a1, int zero, int lo) {
 #endif
     memcpy(p, &a, 2 * VW);
 }
-V_INLINE vb vb_clip(vb a, int lo, int hi) {
-    vb l = (uint8_t)lo - (vb){0}, h = (uint8_t)hi - (vb){0}, m = (vb)(a < h);
-    return vb_max((a & m) | (h & ~m), l);
-}
+V_INLINE vb vb_set(int a) { return (uint8_t)a - (vb){0}; }
 V_INLINE vi vi_max(vi a, vi b) {
     vi m = (vi)(a > b);
     return (a & m) | (b & ~m);
 }
 
+/* n <= VB bytes, stored with some more after them: no wider than it takes. */
+V_INLINE void bytes_short(uint8_t *y, const uint8_t *x, int n) {
+#if VW == 16
+    if (n <= 16)
+        _mm_storeu_si128((__m128i *)y, _mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), x));
+    else if (n <= 32)
+        _mm256_storeu_si256((__m256i *)y,
+                            _mm256_maskz_loadu_epi8((__mmask32)(((uint64_t)1 << n) - 1), x));
+    else
+#endif
+    vb_store(y, vb_load_n(x, n));
+}
 /* Short copies and fills, without a call; nothing beyond n bytes is read or written. */
 V_INLINE void bytes_copy(uint8_t *y, const uint8_t *x, int64_t n) {
     while (n >= VB) {

@@ -91,7 +91,7 @@ cdef void gather(
                 elif merged and last - first == p.kw:
                     if short:
                         # Whole vectors are stored: what comes after overwrites the rest.
-                        vb_store(<uint8_t*>to, vb_load_n(row + iw * p.pixel, <int>run))
+                        bytes_short(<uint8_t*>to, row + iw * p.pixel, <int>run)
                     elif QTAP == 2 and x_end - row >= iw * p.pixel + whole:
                         act_copy(to, row + iw * p.pixel, whole)
                     else:

@@ -27,8 +27,8 @@ cdef struct QDepthwiseParams:
     int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
     int64_t channels
     int32_t y_zero
-    int32_t least, most             # bounds of the result
-    float lo, hi                    # the same, less y_zero
+    int32_t least                   # bound of the result
+    float lo, hi                    # its bounds, less y_zero
     # With a residual: result * y_ratio + residual * r_ratio + offset, within sum_lo and sum_hi.
     float y_ratio, r_ratio, offset, sum_lo, sum_hi
 
@@ -97,7 +97,7 @@ cdef inline void pixels(
             acc[j] = vi_round(v_min(v_set(p.hi), f))
         if residual == NULL:
             out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], p.y_zero)
-            out = vb_clip(out, p.least, p.most)
+            out = vb_max(out, vb_set(p.least))
         else:
             vb_zip4(vb_load_n(residual, n), zero, zero, zero, r)
             for j in range(4):

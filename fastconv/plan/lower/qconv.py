@@ -371,7 +371,7 @@ def emit_conv(
             y_pixel=y.pixel, r_pixel=pixel_of(residual), kh=kernel[1], kw=kernel[2],
             stride_h=strides[1], stride_w=strides[2], dilation_h=dilations[1],
             dilation_w=dilations[2], pad_h=pads[1], pad_w=pads[2], channels=group,
-            least=requantise.bounds[0], most=requantise.bounds[1], **requantise.fields(),
+            least=requantise.bounds[0], **requantise.fields(),
         )  # fmt: skip
         scale = np.broadcast_to(requantise.scale, (group,))
         lanes = sizes["QVB"]
