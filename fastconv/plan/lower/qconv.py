@@ -52,7 +52,7 @@ def pieces(w: np.ndarray) -> list[np.ndarray]:
 
 
 def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
-    """Pack ``[filters][depth]`` into ``[group][panel][depth/tap][lanes][tap]``, depth rounded up."""
+    """Pack ``[filters][depth]`` into ``[group][panel][depth/tap][lanes][tap]``, rounded up."""
     sizes = kernels.family_constants("qconv", isa)
     lanes, unit, tap = sizes["QVW"], sizes["QDEPTH"], sizes["QTAP"]
     dtype = np.int8 if tap == 4 else np.int16
