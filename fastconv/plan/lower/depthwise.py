@@ -169,7 +169,9 @@ def blocks(
         width, strips = max(vw, channels // vw * vw), MAX_TILES
     strips = ceil(tiles / ceil(tiles / strips))
     rows = oh
-    if threads > 1:
+    if threads > 1 and n * oh * ow * 7 < channels:
+        width = max(vw, min(width, channels // (4 * threads) // vw * vw))
+    elif threads > 1:
         # By rows first, as convolutions are shared: what a core has written it reads soonest.
         per = n * max(1, channels // width)
         count = max(1, ceil(4 * threads / per), threads if n < threads <= oh else 1)
