@@ -24,7 +24,18 @@ from fastconv.kernels.vmath cimport ACT_CLIP, ACT_HARD_SWISH, ACT_SILU, activate
 
 
 cdef extern from *:
+    """
+    /* A value that is in a register: compilers would rather load it again for each of its uses. */
+    #if defined(__AVX512F__)
+    static inline vf fastconv_held(vf a) { __asm__("" : "+v"(a)); return a; }
+    #elif defined(__AVX__)
+    static inline vf fastconv_held(vf a) { __asm__("" : "+x"(a)); return a; }
+    #else
+    static inline vf fastconv_held(vf a) { return a; }
+    #endif
+    """
     void prefetch "__builtin_prefetch"(const void*) noexcept nogil
+    vf held "fastconv_held"(vf) noexcept nogil
 
 
 cdef enum:
@@ -79,7 +90,7 @@ cdef inline void column(
     const int j, const int P, const int K, const int S, vf* acc, const float* x, const vf* w,
 ) noexcept nogil:
     """Add input column ``j`` of the strip to every output it reaches."""
-    cdef vf v = v_load(x)
+    cdef vf v = held(v_load(x))
     if j % S == 0 and j // S < P:
         acc[j // S] = v_fma(v, w[0], acc[j // S])
     if j >= 1 and (j - 1) % S == 0 and (j - 1) // S < P:
