@@ -144,7 +144,7 @@ cdef inline void finish(
 cdef inline bint inside(
     const int j, const int P, const int K, const int S, const bint full, int m,
 ) noexcept nogil:
-    """Whether column ``j`` of a strip lies in the image; those in the middle do."""
+    """Whether column ``j`` of a strip lies in the image; all do but ``K // 2`` on either side."""
     return full or K // 2 <= j < (P - 1) * S + K - K // 2 or m & (1 << j)
 
 
@@ -485,7 +485,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
             elif p.stride_w == 2: run = group_3_2
     elif p.channels < VW:
         run = strip_any_narrow
-    elif p.dilation_w == 1 and p.ow >= 4:
+    elif (p.dilation_w == 1 and p.ow >= 4 and p.pad_w <= p.kw // 2
+          and (p.ow - 1) * p.stride_w - p.pad_w + p.kw <= p.w + p.kw // 2):
         special = True
         if p.kw == 3 and p.stride_w == 1: run = strip_3_1
         elif p.kw == 3 and p.stride_w == 2: run = strip_3_2
