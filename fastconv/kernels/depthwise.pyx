@@ -507,7 +507,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.kw = p.kw
     s.x_tap = p.dilation_w * p.x_w
     s.x_step = p.stride_w * p.x_w
-    s.ahead = min(p.stride_h, p.kh) if p.dilation_h == 1 else 0
+    # (With stride 2, asking for two rows costs more than it gains.)
+    s.ahead = 1 if p.dilation_h == 1 and p.stride_h == 1 else 0
     s.lo = p.lo
     s.hi = p.hi
     s.act = p.act
@@ -515,8 +516,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.beta = p.beta
     while unit < end:
         cb = unit % channel_blocks
-        oh_begin = unit // channel_blocks % row_blocks * p.block_rows
-        oh_end = min(oh_begin + p.block_rows, p.oh)
+        oh_begin = p.oh * (unit // channel_blocks % row_blocks) // row_blocks
+        oh_end = p.oh * (unit // channel_blocks % row_blocks + 1) // row_blocks
         n = unit // (channel_blocks * row_blocks)
         unit += 1
         s.c = cb * p.block_channels
