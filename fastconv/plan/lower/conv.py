@@ -29,8 +29,6 @@ VECTOR = 16
 FEW = 20
 #: With at most this many input channels, kernel rows are merged into one tap each.
 STAGE_CHANNELS = 8
-#: A convolution scales its input on the way where it has at least so many filters.
-SCALED_FILTERS = 8
 #: A tile's inputs are gathered where there are at most so many channels, and products in a sum.
 GATHER_CHANNELS, MOST_PRODUCTS = 4, 512
 
@@ -264,11 +262,11 @@ def conv(low: Lowering, node: Node) -> Any:
 def suits_scale(scaled: Scaled, weight: tuple[int, ...], group: int, win: Window) -> bool:
     """Whether the ``conv`` kernel can scale the input on its way: a matrix product in place.
 
-    A tile's inputs are copied for this, so there should be some products for each.
+    Each tile then meets all weights in turn, so there should be more pixels than these are wide.
     """
     plain = all(s == 1 for s in (*win.kernel_shape, *win.strides)) and not any(win.pads)
     only = scaled.per_image and scaled.shift is None and scaled.lo == -INF
-    return plain and only and group == 1 and weight[0] >= SCALED_FILTERS
+    return plain and only and group == 1 and weight[0] <= prod(win.output)
 
 
 def suits_few(weight: tuple[int, ...], width: int, lanes: int) -> bool:
