@@ -468,7 +468,8 @@ def emit(
         dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
         pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
         channels=channels, filters=filters, group=group, wide=wide,
-        x_g=channels, y_g=filters, r_g=filters, linear=2 if scale else int(linear), y_linear=int(y_linear),
+        x_g=channels, y_g=filters, r_g=filters, linear=2 if scale else int(linear),
+        y_linear=int(y_linear),
         block_rows=sizes[0], block_panels=sizes[1], **epilogue(act),
     )  # fmt: skip
     zeros = scale or low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
