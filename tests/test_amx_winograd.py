@@ -1,5 +1,7 @@
-"""Winograd convolutions on tile-matrix hardware: right, within the stated error, and exact about NaN
-and infinity. These run where the CPU has the hardware; the packing is tested everywhere."""
+"""Winograd convolutions on tile-matrix hardware: right, and exact about NaN and infinity.
+
+These run where the CPU has the hardware; the packing is tested everywhere.
+"""
 
 import numpy as np
 import pytest

@@ -40,7 +40,12 @@ V_INLINE vf larger(vf m, vf x) {
     return (vf)_mm512_max_epu32((__m512i)m, _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF)));
 }
 V_INLINE uint32_t largest(vf m) { return _mm512_reduce_max_epu32((__m512i)m); }
-/* The same, of magnitudes whose bits are below a limit alone. */
+V_INLINE uint32_t magnitude_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits & 0x7FFFFFFF;
+}
+/* The same as ``larger``, of magnitudes whose bits are below a limit alone. */
 V_INLINE vf larger_below(vf m, vf x, uint32_t limit) {
     __m512i a = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF));
     __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32((int)limit));

@@ -54,6 +54,7 @@ from fastconv.kernels.amx_tile cimport (
     begin,
     join_digits,
     joined_finite,
+    magnitude_bits,
     some_products,
     tiles_begin,
     tiles_end,
@@ -186,7 +187,7 @@ cdef bint window_below(
             if 0 <= ih < p.h and 0 <= iw < p.w:
                 for c in range(p.channels):
                     v = value(p, s, s.x + ih * p.x_h + iw * p.x_w, c)
-                    if ((<uint32_t*>&v)[0] & 0x7FFFFFFF) >= limit:
+                    if magnitude_bits(v) >= limit:
                         return False
     return True
 

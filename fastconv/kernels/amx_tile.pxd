@@ -18,6 +18,7 @@ cdef extern from "amx.h" nogil:
     void prefetch_far(const void* p)
     vf larger(vf m, vf x)
     uint32_t largest(vf m)
+    uint32_t magnitude_bits(float x)
     vf larger_below(vf m, vf x, uint32_t limit)
     vf below_or_zero(vf x, uint32_t limit)
     float digits_scale(uint32_t bits, float* back)

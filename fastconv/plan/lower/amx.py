@@ -167,7 +167,7 @@ def shape_of(
 def choose(
     low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
 ) -> str:
-    """What is cheapest, where tile matrices are there and may be used: "amx", "winograd" on them, or
+    """What is cheapest: "amx", "winograd" on tile matrices, where these are there and may be used, or
     "" for the vector units' ``macs``."""
     from . import amx_winograd
 

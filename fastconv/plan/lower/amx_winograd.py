@@ -14,7 +14,16 @@ from ..lowering import Lowering, aligned_empty, aligned_zeros
 from ..memory import Place
 from . import winograd
 from .amx import (
-    BLOCK, DIGITS, HALF_STEP, MAC, PANEL, SPLIT_PIXEL, STEP, STEP_BYTES, TALL, Shape,
+    BLOCK,
+    DIGITS,
+    HALF_STEP,
+    MAC,
+    PANEL,
+    SPLIT_PIXEL,
+    STEP,
+    STEP_BYTES,
+    TALL,
+    Shape,
 )  # fmt: skip
 
 #: Output tile side, and points of a tile.
