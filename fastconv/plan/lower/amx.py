@@ -167,7 +167,7 @@ def shape_of(
 def choose(
     low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
 ) -> str:
-    """What is cheapest: "amx", "winograd" on tile matrices, where these are there and may be used, or
+    """What is cheapest: "amx", "winograd" on tile matrices, where there are any for this, or
     "" for the vector units' ``macs``."""
     from . import amx_winograd
 
