@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from harness import check_op
+from harness import ISAS, ToChannelsLast, check_op, run_op, shared_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv.graph import Graph, Node, TensorType
 from fastconv.graph.activation import RELU6, SILU, Activation
+from fastconv.graph.ops.binary import Mul
 from fastconv.graph.ops.conv import Conv, ConvTranspose
+from fastconv.runtime.engine import Engine
 
 
 def arrays(rng, *shapes):
@@ -155,3 +158,49 @@ def test_long_rows_of_few_channels(channels, width, stride, act):
     check_op(op, xs, consts=[1, 2])
     rows = arrays(rng, (1, channels, wide), (16, channels, 5))
     check_op(Conv(strides=(stride,), pads=(2, 0)), rows, consts=[1])
+
+
+def excited(shape, filters, residual):
+    """A graph of an image scaled per channel and a 1×1 convolution of it, and its feeds."""
+    n, c, h, w = shape
+    rng = np.random.default_rng(c)
+    x, s, weight, bias, r = arrays(
+        rng, shape, (n, c, 1, 1), (filters, c, 1, 1), (filters,), (n, filters, h, w)
+    )
+    feeds = {"x": x, "s": s, "r": r} if residual else {"x": x, "s": s}
+    more = ["r"] if residual else []
+    graph = Graph(
+        "t",
+        [
+            Node(ToChannelsLast(), ["x"], ["c"], "c"),
+            Node(Mul(), ["c", "s"], ["m"], "mul"),
+            Node(Conv(activation=SILU), ["m", "w", "b", *more], ["y"], "conv"),
+        ],
+        list(feeds), ["y"], {"w": weight, "b": bias},
+        {k: TensorType(v.dtype, v.shape) for k, v in feeds.items()},
+    )  # fmt: skip
+    return graph, feeds
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("shape", "filters"), [((2, 21, 5, 7), 24), ((3, 40, 9, 13), 70)])
+def test_an_input_scaled_per_channel_is_scaled_on_the_way(isa, residual, shape, filters):
+    graph, feeds = excited(shape, filters, residual)
+    plain = [feeds["x"] * feeds["s"], graph.consts["w"], graph.consts["b"]]
+    more = [feeds["r"]] if residual else []
+    want = run_op(Conv(activation=SILU), plain + more, consts=[1, 2], isa=isa, channels_last=[0])[0]
+    for threads in (1, 2, 3):
+        engine = Engine(graph, threads, isa=isa)
+        with shared_steps(threads):
+            steps = [s.kernel for s in engine.prepare(feeds).plan.steps]
+            got = engine.run(feeds)["y"]
+        assert "binary" not in steps
+        assert "conv" in steps
+        np.testing.assert_array_equal(got, want)
+
+
+def test_weights_that_are_more_than_the_pixels_want_a_scaled_input_whole():
+    graph, feeds = excited((1, 40, 3, 3), 70, False)
+    steps = [s.kernel for s in Engine(graph, 1).prepare(feeds).plan.steps]
+    assert "binary" in steps

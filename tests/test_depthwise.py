@@ -164,3 +164,19 @@ def test_blocks_never_pass_the_kernel_s_limits(channels, threads):
             assert 1 <= rows <= size
             assert 1 <= strips <= depthwise.MAX_TILES
             assert width % vw == 0
+
+
+@pytest.mark.parametrize("pads", [(0, 2, 0, 0), (0, 0, 0, 2), (1, 3, 1, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_wider_than_half_the_kernel(stride, pads):
+    """Strips look only at their outer columns, so these windows take the general ones."""
+    x, w, b = arrays(np.random.default_rng(1), (1, 20, 5, 9), (20, 1, 3, 3), (20,))
+    op = Conv(group=20, kernel_shape=(3, 3), pads=pads, strides=(stride, stride))
+    check_op(op, [x, w, b], consts=[1, 2], channels_last=[0])
+
+
+def test_few_pixels_are_shared_by_channels():
+    """As the convolution before them was: its filters are more than its pixels."""
+    rows, width, _ = depthwise.blocks(1, 7, 7, 960, 3, 3, 1, 1, 16, 2)
+    assert rows == 7
+    assert 960 // width >= 4

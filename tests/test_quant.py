@@ -15,7 +15,7 @@ from fastconv.errors import FastconvError, ShapeError, UnsupportedError
 from fastconv.graph import TensorType
 from fastconv.graph.op import REGISTRY
 from fastconv.graph.ops import quant as q
-from fastconv.plan.lower.qconv import pieces
+from fastconv.plan.lower.qconv import blocks, pieces
 
 TYPES = {"uint8": np.uint8, "int8": np.int8}
 
@@ -161,6 +161,48 @@ def test_any_depthwise_convolution(data):
         residual=draw(st.booleans()),
     )  # fmt: skip
     agree(op, inputs, consts=constants(inputs), steps=len(inputs) > 9, threads=(2,))
+
+
+LARGE = {
+    "many rows": dict(channels=32, filters=48, size=(40, 33)),
+    "few rows, large weights": dict(channels=160, filters=330, size=(5, 5)),
+    "few rows, one by one": dict(channels=512, filters=400, size=(7, 7), kernel=(1, 1)),
+    "one row": dict(channels=1024, filters=1100, size=(1, 1), kernel=(1, 1)),
+    "groups": dict(channels=48, filters=96, size=(31, 31), group=3),
+}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("name", LARGE)
+def test_threads_share_rows_or_filters_of_a_large_convolution(name, residual):
+    op, inputs = conv_case(residual=residual, pads=(0, 0, 0, 0), **LARGE[name])
+    agree(op, inputs, consts=constants(inputs), steps=int(residual))
+
+
+@pytest.mark.parametrize(("x", "w"), [(255, -128), (255, 127), (0, -128)])
+def test_the_largest_products_do_not_saturate(x, w):
+    op, inputs = conv_case(channels=70, filters=20, per_channel=False)
+    inputs[0][...], inputs[3][...] = x, w
+    inputs[6] = f32(200.0)
+    agree(op, inputs, consts=constants(inputs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 20000), panels=st.integers(1, 300), group=st.integers(1, 9),
+    depth=st.integers(1, 9000), threads=st.integers(1, 9),
+)  # fmt: skip
+def test_units_of_work_are_alike(rows, panels, group, depth, threads):
+    each, wide = blocks(rows, panels, group, depth, depth, 16 * panels, 32, threads)
+    assert 1 <= each <= rows
+    assert wide >= 1
+    count = -(-rows // each)
+    if count > 1:
+        assert wide >= panels, "cut by rows or by filters, not both"
+        assert rows > (count - 1) * each
+        assert each <= 512
+    if count > 1 and threads > 1 and rows >= 32 * threads * threads:
+        assert group * count >= threads
 
 
 def test_weights_of_more_than_eight_bits_are_sums_of_signed_bytes():

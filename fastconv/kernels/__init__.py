@@ -44,7 +44,7 @@ FAMILIES = (
 ISAS = ("base", "v3", "v4", "amx")
 
 #: Instruction sets that add families of their own to those of a lower one: (that, the families).
-EXTENDS = {"amx": ("v4", ("amx_conv", "qconv"))}
+EXTENDS = {"amx": ("v4", ("amx_conv", "amx_winograd", "qconv"))}
 
 #: Families whose v4 build needs byte dot products besides; without them v3's serve in their place.
 VNNI = ("qconv", "qdepthwise")
@@ -52,7 +52,8 @@ VNNI = ("qconv", "qdepthwise")
 #: The kernels of each family: one found here costs the loading of its family alone, any other
 #: that of all families.
 FAMILY_KERNELS = {
-    "amx_conv": "amx_conv amx_split",
+    "amx_conv": "amx_conv",
+    "amx_winograd": "amx_winograd",
     "conv": "conv conv_few stage",
     "deform": "deform",
     "depthwise": "depthwise grouped",
@@ -174,7 +175,7 @@ def constants(isa: str | None = None) -> Mapping[str, int]:
 
 @cache
 def packing(isa: str | None = None) -> Any:
-    """The module of one build that packs weights: ``pack_filters`` and ``transform_filters``."""
+    """The module of one build that packs weights: ``pack_filters`` and its like."""
     isa = isa or chosen_isa()
     isa = EXTENDS.get(isa, (isa,))[0]
     return importlib.import_module(f"{__name__}.{isa}.pack")

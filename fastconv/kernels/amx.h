@@ -1,4 +1,4 @@
-/* Tile-matrix instructions (Intel AMX) and the splitting of float32 into bfloat16 parts. */
+/* Tile-matrix instructions (Intel AMX) and the splitting of float32 into digits of eight bits. */
 #ifndef FASTCONV_AMX_H
 #define FASTCONV_AMX_H
 
@@ -32,38 +32,83 @@ V_INLINE void tiles_end(void) { _tile_release(); }
 /* Into the nearest cache, or the second; any address will do. */
 #define prefetch_far(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
 #define prefetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
-#define tile_fma(c, a, b) _tile_dpbf16ps(c, a, b)
+#define tile_zero(t) _tile_zero(t)
+#define tile_mul(c, a, b) _tile_dpbssd(c, a, b)
 
-/* A float as the sum of three bfloat16 parts: exact, but for parts below the smallest normal number.
- * Each step rounds to the nearest (ties away from zero) and keeps the remainder, which is exact. */
-typedef uint32_t vu __attribute__((vector_size(4 * VW)));
-#define SPLIT_PART(x, bits)                                    \
-    bits = (vi)(((vu)x + 0x8000u) & 0xFFFF0000u);              \
-    x = x - (vf)bits
-
-/* Every NaN as the one whose rounding is a NaN (others may round to zero; with three parts the last
- * one, which is not rounded, keeps them). */
-V_INLINE vf plain_nan(vf x) {
-    return (vf)_mm512_fixupimm_ps((__m512)x, (__m512)x, _mm512_set1_epi32(0x33), 0);
+/* The larger magnitude, lane by lane, as the bits of a float; a NaN is larger than all numbers. */
+V_INLINE vf larger(vf m, vf x) {
+    return (vf)_mm512_max_epu32((__m512i)m, _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF)));
+}
+V_INLINE uint32_t largest(vf m) { return _mm512_reduce_max_epu32((__m512i)m); }
+V_INLINE uint32_t magnitude_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits & 0x7FFFFFFF;
+}
+/* The same as ``larger``, of magnitudes whose bits are below a limit alone. */
+V_INLINE vf larger_below(vf m, vf x, uint32_t limit) {
+    __m512i a = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF));
+    __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32((int)limit));
+    return (vf)_mm512_mask_max_epu32((__m512i)m, k, (__m512i)m, a);
 }
 
-/* The parts of 16 floats `lo` and 16 floats `hi`: element i of each goes to positions 2i and 2i + 1 of
- * the 32 bfloat16 at p, p + pitch and p + 2 * pitch (bytes). */
-V_INLINE void split_pair(vf lo, vf hi, char *p, Py_ssize_t pitch, int three) {
-    vi a, b;
-    if (!three) {
-        lo = plain_nan(lo);
-        hi = plain_nan(hi);
-    }
-    SPLIT_PART(lo, a);
-    SPLIT_PART(hi, b);
-    _mm512_store_si512(p, (__m512i)((vi)((vu)a >> 16) | b));
-    SPLIT_PART(lo, a);
-    SPLIT_PART(hi, b);
-    _mm512_store_si512(p + pitch, (__m512i)((vi)((vu)a >> 16) | b));
-    if (three)
-        _mm512_store_si512(p + 2 * pitch,
-                           (__m512i)((vi)((vu)lo >> 16) | ((vi)hi & (int32_t)0xFFFF0000)));
+/* The factor that makes numbers up to the one of these bits integers of three digits of -128 to 127, and
+ * its reciprocal. (Just below 127 * 65536 + 127 * 256 + 127, for the rounding of products; numbers too
+ * small for that have fewer digits.) */
+#define DIGITS_MOST 8355700.0f
+V_INLINE float digits_scale(uint32_t bits, float *back) {
+    const uint32_t least = 32u << 23;
+    float f;
+    bits = bits < least ? least : bits;
+    memcpy(&f, &bits, 4);
+    *back = f * (1.0f / DIGITS_MOST);
+    return DIGITS_MOST / f;
+}
+
+/* Lanes of a where the mask has ones, else of b. */
+#define BITS_OF(mask, a, b) _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)(mask)), a, b, 0xCA)
+#define INTEGER(x) _mm512_add_epi32(_mm512_cvtps_epi32((__m512)(x)), bias)
+
+/* The digits of 64 integral floats, highest first, to 64 bytes each at p, p + pitch and p + 2 * pitch:
+ * byte 4 i + j is lane i of vector j. An integer plus 128 in each digit has these digits, plus 128 each,
+ * for bytes. */
+V_INLINE void split_digits(vf x0, vf x1, vf x2, vf x3, char *p, Py_ssize_t pitch) {
+    const __m512i bias = _mm512_set1_epi32(0x808080), flip = _mm512_set1_epi32((int)0x80808080);
+    __m512i a = INTEGER(x0), b = INTEGER(x1), c = INTEGER(x2), d = INTEGER(x3);
+    __m512i lo = BITS_OF(0xFF, _mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 8));
+    __m512i hi = BITS_OF(0xFF0000, c, _mm512_slli_epi32(d, 8));
+    _mm512_store_si512(p, _mm512_xor_si512(BITS_OF(0xFFFF, lo, hi), flip));
+    lo = BITS_OF(0xFF, _mm512_srli_epi32(a, 8), b);
+    hi = BITS_OF(0xFF0000, _mm512_slli_epi32(c, 8), _mm512_slli_epi32(d, 16));
+    _mm512_store_si512(p + pitch, _mm512_xor_si512(BITS_OF(0xFFFF, lo, hi), flip));
+    lo = BITS_OF(0xFF, a, _mm512_slli_epi32(b, 8));
+    hi = BITS_OF(0xFF0000, _mm512_slli_epi32(c, 16), _mm512_slli_epi32(d, 24));
+    _mm512_store_si512(p + 2 * pitch, _mm512_xor_si512(BITS_OF(0xFFFF, lo, hi), flip));
+}
+/* x, or 0 where the bits of its magnitude are not below a limit. */
+V_INLINE vf below_or_zero(vf x, uint32_t limit) {
+    __m512i a = _mm512_and_si512((__m512i)x, _mm512_set1_epi32(0x7FFFFFFF));
+    __mmask16 k = _mm512_cmplt_epu32_mask(a, _mm512_set1_epi32((int)limit));
+    return (vf)_mm512_maskz_mov_ps(k, (__m512)x);
+}
+
+/* 16 sums of products of digits, by the products' weights (highest first, `pitch` integers apart), as
+ * one float each. */
+V_INLINE vf join_sums(const int32_t *c, Py_ssize_t pitch) {
+    vf a = (vf)_mm512_cvtepi32_ps(_mm512_load_si512(c));
+    vf b = (vf)_mm512_cvtepi32_ps(_mm512_load_si512(c + pitch));
+    vf d = (vf)_mm512_cvtepi32_ps(_mm512_load_si512(c + 2 * pitch));
+    return v_fma(a, v_set(65536.0f), v_fma(b, v_set(256.0f), d));
+}
+
+/* Byte j of each of 16 weights' digits, as one number. */
+V_INLINE vf join_digits(const char *p, Py_ssize_t pitch, int j) {
+    __m128i n = _mm_cvtsi32_si128(24 - 8 * j);
+    __m512i a = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p), n), 24);
+    __m512i b = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p + pitch), n), 24);
+    __m512i c = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p + 2 * pitch), n), 24);
+    return (vf)_mm512_cvtepi32_ps(_mm512_add_epi32(
+        _mm512_slli_epi32(a, 16), _mm512_add_epi32(_mm512_slli_epi32(b, 8), c)));
 }
 
 #endif

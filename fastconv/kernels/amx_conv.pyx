@@ -1,67 +1,77 @@
-"""Convolution and matrix product in float32 on bfloat16 tile-matrix hardware (Intel AMX).
+"""Convolution and matrix product in float32 on integer tile-matrix hardware (Intel AMX).
 
-Every float32 is the exact sum of three bfloat16 numbers of 8 significant bits. Of the nine products
-of the parts of two factors the six largest are summed, in float32: what is left out is below 2**-25
-of the product, less than what float32 arithmetic rounds away. The hardware does sixteen times as many
-bfloat16 products as the vector units do float32 ones, so six times as many are still cheaper. After
-Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
-Higher-Precision Computations", 2019.
+Every input is scaled to an integer of 23 bits and a sign, written as three digits of eight bits each,
+and so is every weight. Of the nine products of the digits of two factors the six
+largest are summed, exactly, in 32-bit integers, one sum for each weight of digits; the three sums are
+joined in float32. The hardware does 32 times as
+many products of eight bits as the vector units do float32 ones, so six times as many are still much
+cheaper. After Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multiplication by
+using fast routines of matrix multiplication and its applications", 2012, and Ootomo, Ozaki and Yokota,
+"DGEMM on integer matrix multiplication unit", 2024.
 
-The input is split once per block of output rows, or, where images are small, by ``amx_split`` before
-``amx_conv`` for all pieces of it, into ``[channel block][part][pixel][32]``: 16
-successive pixels of a block are one tile. Borders are zeros in the copy, shared between the end of a
-row and the start of the next, and rows follow one another, so that a tile may span rows; what a tile
-computes at a border is dropped. With a stride, pixels are sorted by their coordinates modulo the
-stride, and each tap again reads successive pixels. Weights stay float32 in memory and are split here,
-panel by panel.
+Weights are scaled by filter, and kept as digits. The inputs of a 1×1 convolution are scaled by pixel;
+for others all inputs of some output rows have one scale, and these blocks of rows follow from shapes
+alone. What is left out of a product is about 2**-23 of the largest input, among those, times the
+largest weight: sums are about as accurate as float32 arithmetic makes them.
 
-The vector units would idle meanwhile: of every ``TALL`` + some successive pixels of
-an image the vector units compute the last few from the floats themselves, their instructions mixed
-with the tile instructions. (Where another hardware thread shares the core, tile instructions take
-turns and run at two fifths of their speed, which the vector units then make up for in part.)
+The digits lie as ``[channel block][digit][pixel][64]``: 16 successive pixels of a block are one tile.
+Borders are zeros in the copy, shared between the end of a row and the start of the next, and rows
+follow one another, so that a tile may span rows; what a tile computes at a border is dropped. With a
+stride, pixels are sorted by their coordinates modulo the stride, and each tap again reads successive
+pixels. (Channel 16 j + i of a block is byte 4 i + j, for pixels and weights alike.)
 
-In long sums (``parts`` = 2) two parts of a number are enough: the error is then below what float32
-arithmetic makes of them times ten.
+Tile instructions are all there is in the inner loop: where another hardware thread shares the core they
+take turns, loads as well as products, at a third of their speed, and four loads for four products are the
+fewest that eight tiles allow.
 
-Inf and NaN do not survive splitting, so an output that is not finite is computed again by the
-definition.
+NaN and infinity have no digits, and a pixel that is 2**16 times as large as the usual one among those
+that share a scale is left out of it. An output that reads one of them, or that is not finite, is
+computed by the definition.
 """
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.math cimport NAN
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
-from fastconv.kernels.amx_input cimport AmxParams, collect, gather, split_image, split_runs
+from fastconv.kernels.amx_input cimport (
+    MAX_PHASES,
+    SOME,
+    AmxParams,
+    Source,
+    collect,
+    split_points,
+    split_rows,
+)
 from fastconv.kernels.amx_tile cimport (
     BLOCK,
-    MAX_PHASES,
-    MAX_ROWS,
+    DIGITS,
     PANEL,
-    ROWS_2,
-    ROWS_3,
-    RUN_MAX,
+    SUMS,
     TALL,
     TILE,
     Operands,
+    Pending,
+    begin,
+    join_digits,
+    joined_finite,
+    magnitude_bits,
     some_products,
-    split_pair,
     tiles_begin,
     tiles_end,
 )
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
-cdef inline void split_panel(const float* w, int64_t steps, int64_t parts, char* b) noexcept nogil:
-    """Weights [step][BLOCK][PANEL] → [step][half panel][part] tiles."""
-    cdef int64_t k
-    cdef int i
-    for k in range(steps):
-        for i in range(16):
-            split_pair(v_load(w + i * PANEL), v_load(w + (16 + i) * PANEL), b + 64 * i, TILE,
-                       parts == 3)
-            split_pair(v_load(w + i * PANEL + 16), v_load(w + (16 + i) * PANEL + 16),
-                       b + parts * TILE + 64 * i, TILE, parts == 3)
-        w += BLOCK * PANEL
-        b += 2 * parts * TILE
+cdef enum:
+    RUN_MAX = 512           # the most floats gathered for one pixel
+
+
+cdef struct Weights:
+    # One panel: digits [step][half][digit] in tiles, what they count each, bias; its first block.
+    const char* digits
+    const float* unit
+    const float* bias
+    int64_t first
 
 
 cdef inline void finish(
@@ -90,107 +100,115 @@ cdef inline void finish(
         y += y_w
 
 
-cdef void direct_groups(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
-    const float* bias, int64_t first, int64_t panel, int64_t oy, int64_t ox, float* out,
+cdef inline void weights_of(const Weights* w, int64_t step, int64_t c, vf* lo, vf* hi) noexcept nogil:
+    """The weights of a panel for one channel of a step."""
+    cdef const char* tile = w.digits + step * 2 * DIGITS * TILE + c % 16 * 64
+    cdef vf one = v_set(1 / 65536.)
+    lo[0] = v_mul(join_digits(tile, TILE, <int>(c // 16)), v_mul(v_load(w.unit), one))
+    hi[0] = v_mul(join_digits(tile + DIGITS * TILE, TILE, <int>(c // 16)),
+                  v_mul(v_load(w.unit + VW), one))
+
+
+cdef inline float value(const AmxParams* p, const Source* s, const float* x, int64_t c) noexcept nogil:
+    """Channel ``c`` of a pixel, as the convolution reads it."""
+    cdef float v = x[c]
+    if s.scale != NULL:
+        v = v * s.scale[c]
+    if s.shift != NULL:
+        v = v + s.shift[c]
+        if v < p.pre_lo:
+            v = p.pre_lo
+    return v
+
+
+cdef void direct(
+    const AmxParams* p, const Source* s, const Weights* w, int64_t panel, int64_t oy, int64_t ox,
+    float* out,
 ) noexcept nogil:
-    """``direct`` where a panel has filters of several groups: each reads its own channels alone."""
-    cdef int64_t k, c, f, q, tap, ih, iw, lo, hi, taps = p.kh * p.kw
-    cdef float v, s
+    """One panel of one output pixel by the definition. Where it has filters of several groups, each
+    reads its own channels alone (zero times infinity is no number)."""
+    cdef vf s0 = v_load(w.bias), s1 = v_load(w.bias + VW), a, w0, w1
+    cdef int64_t k, c, q, tap, ih, iw, taps = p.kh * p.kw, f, group = 0, lo = 0, hi = p.channels
+    cdef int64_t f0 = panel * PANEL, f1 = min(p.filters, f0 + PANEL)
     cdef const float* row
-    for f in range(min(p.filters - panel * PANEL, PANEL)):
-        s = bias[f]
-        lo = (panel * PANEL + f) // p.group_filters * p.group_channels
-        hi = lo + p.group_channels
+    cdef float one[RUN_MAX + BLOCK + VW]
+    cdef float part[2 * VW]
+    if p.run_rows:
+        collect(p, s.x + oy * p.x_h + ox * p.x_w, one)
+        for c in range(p.run_rows * p.run):
+            a = v_set(one[c])
+            weights_of(w, c // BLOCK, c % BLOCK, &w0, &w1)
+            s0 = v_fma(a, w0, s0)
+            s1 = v_fma(a, w1, s1)
+        v_store(out, s0)
+        v_store(out + VW, s1)
+        return
+    f = f0
+    while f < f1:
+        if p.group_filters:
+            group = f // p.group_filters
+            lo = group * p.group_channels
+            hi = lo + p.group_channels
+        s0 = v_load(w.bias)
+        s1 = v_load(w.bias + VW)
         for k in range(p.steps):
             tap = k % taps
             ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
             iw = ox * p.stride_w - p.pad_w + tap % p.kw * p.dilation_w
-            q = (first + k // taps) * BLOCK
+            q = (w.first + k // taps) * BLOCK
             if 0 <= ih < p.h and 0 <= iw < p.w:
-                row = x + ih * p.x_h + iw * p.x_w
+                row = s.x + ih * p.x_h + iw * p.x_w
                 for c in range(max(q, lo), min(q + BLOCK, hi)):
-                    v = row[c]
-                    if scale != NULL:
-                        v = v * scale[c]
-                    if shift != NULL:
-                        v = v + shift[c]
-                        if v < p.pre_lo:
-                            v = p.pre_lo
-                    s = s + v * w[(k * BLOCK + c - q) * PANEL + f]
-        out[f] = s
+                    a = v_set(value(p, s, row, c))
+                    weights_of(w, k, c - q, &w0, &w1)
+                    s0 = v_fma(a, w0, s0)
+                    s1 = v_fma(a, w1, s1)
+        if not p.group_filters:
+            v_store(out, s0)
+            v_store(out + VW, s1)
+            return
+        v_store(part, s0)
+        v_store(part + VW, s1)
+        while f < min(f1, (group + 1) * p.group_filters):
+            out[f - f0] = part[f - f0]
+            f += 1
 
 
-cdef void direct(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
-    const float* bias, int64_t first, int64_t panel, int64_t oy, int64_t ox, float* out,
+cdef bint window_below(
+    const AmxParams* p, const Source* s, int64_t oy, int64_t ox, uint32_t limit,
 ) noexcept nogil:
-    """One panel of one output pixel by the definition, from the packed weights."""
-    cdef vf s0 = v_load(bias), s1 = v_load(bias + VW), a
-    cdef int64_t k, c, q, tap, ih, iw, taps = p.kh * p.kw
+    """Whether the bits of all inputs of an output pixel are below ``limit``."""
+    cdef int64_t i, j, ih, iw, c
     cdef float v
-    cdef const float* row
-    cdef float one[RUN_MAX + VW]
-    if p.group_filters:
-        direct_groups(p, x, scale, shift, w, bias, first, panel, oy, ox, out)
-        return
-    if p.run_rows:
-        collect(p, x + oy * p.x_h + ox * p.x_w, one)
-        for c in range(p.run_rows * p.run):
-            a = v_set(one[c])
-            s0 = v_fma(a, v_load(w + c * PANEL), s0)
-            s1 = v_fma(a, v_load(w + c * PANEL + VW), s1)
-        v_store(out, s0)
-        v_store(out + VW, s1)
-        return
-    for k in range(p.steps):
-        tap = k % taps
-        ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
-        iw = ox * p.stride_w - p.pad_w + tap % p.kw * p.dilation_w
-        q = (first + k // taps) * BLOCK
-        if 0 <= ih < p.h and 0 <= iw < p.w:
-            row = x + ih * p.x_h + iw * p.x_w
-            for c in range(q, min(q + BLOCK, p.channels)):
-                v = row[c]
-                if scale != NULL:
-                    v = v * scale[c]
-                if shift != NULL:
-                    v = v + shift[c]
-                    if v < p.pre_lo:
-                        v = p.pre_lo
-                a = v_set(v)
-                s0 = v_fma(a, v_load(w + (c - q) * PANEL), s0)
-                s1 = v_fma(a, v_load(w + (c - q) * PANEL + VW), s1)
-        w += BLOCK * PANEL
-    v_store(out, s0)
-    v_store(out + VW, s1)
+    for i in range(p.kh):
+        for j in range(p.kw):
+            ih = oy * p.stride_h - p.pad_h + i * p.dilation_h
+            iw = ox * p.stride_w - p.pad_w + j * p.dilation_w
+            if 0 <= ih < p.h and 0 <= iw < p.w:
+                for c in range(p.channels):
+                    v = value(p, s, s.x + ih * p.x_h + iw * p.x_w, c)
+                    if magnitude_bits(v) >= limit:
+                        return False
+    return True
 
 
 cdef inline bint finite(vf check) noexcept nogil:
     return v_hsum(check) == 0
 
 
-cdef inline void repair(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, const float* w,
-    const float* bias, int64_t first, int64_t panel, int64_t m, int64_t count, bint wide, float* out,
+cdef void repair(
+    const AmxParams* p, const Source* s, const Weights* w, int64_t panel, int64_t m, int64_t count,
+    bint wide, float* out,
 ) noexcept nogil:
     """Compute again the pixels from flat index ``m`` whose outputs are not all finite."""
-    cdef vf check = v_zero(), check2 = v_zero()
-    cdef int64_t i, oy, ox
-    for i in range(count):
-        check = v_fma(v_load(out + i * PANEL), v_zero(), check)
-        if wide:
-            check2 = v_fma(v_load(out + i * PANEL + VW), v_zero(), check2)
-    if finite(v_add(check, check2)):
-        return
-    oy = m // p.width
-    ox = m % p.width
+    cdef vf check
+    cdef int64_t i, oy = m // p.width, ox = m % p.width
     for i in range(count):
         check = v_mul(v_load(out + i * PANEL), v_zero())
         if wide:
             check = v_fma(v_load(out + i * PANEL + VW), v_zero(), check)
         if ox < p.ow and not finite(check):
-            direct(p, x, scale, shift, w, bias, first, panel, oy, ox, out + i * PANEL)
+            direct(p, s, w, panel, oy, ox, out + i * PANEL)
         ox += 1
         if ox == p.width:
             ox = 0
@@ -234,148 +252,146 @@ cdef inline void store(
         oy += 1
 
 
-cdef void amx_split(const Call* c, int thread, int threads) noexcept nogil:
-    """The split copies of whole images, [image][channel block][part][pixel][32].
+cdef inline void source(
+    const AmxParams* p, const float* x, const float* scale, int64_t image, Source* s,
+) noexcept nogil:
+    s.x = x + image * p.x_n
+    s.scale = scale + image * p.pre_n if scale != NULL else scale
 
-    Buffers: x, pre-scale [image][channels] or NULL, pre-shift [channels] or NULL, split copies.
-    Work items: images × channel blocks."""
-    cdef const AmxParams* p = <const AmxParams*>c.params
-    cdef const float* x = <const float*>c.buf[0]
-    cdef const float* scale = <const float*>c.buf[1]
-    cdef const float* shift = <const float*>c.buf[2]
-    cdef char* a = <char*>c.buf[3]
-    cdef int64_t image_bytes = p.blocks * p.parts * p.phases * p.plane * 64
-    cdef int64_t unit = share(p.n * p.blocks, thread, threads)
-    cdef int64_t end = share(p.n * p.blocks, thread + 1, threads), image, b, b1
-    while unit < end:
-        image = unit // p.blocks
-        b = unit % p.blocks
-        b1 = min(p.blocks, b + end - unit)
-        split_image(p, x + image * p.x_n, scale + image * p.pre_n if scale != NULL else scale, shift,
-                    0, p.oh, b, b1, a + image * image_bytes)
-        unit += b1 - b
+
+cdef struct Group:
+    # Up to TALL successive pixels of an image by a panel.
+    Pending q
+    Weights w
+    int64_t panel, image, m
+
+
+cdef inline void complete(
+    const AmxParams* p, const float* x, const float* scale, const float* shift,
+    const float* residual, float* y, Group* g,
+) noexcept nogil:
+    """Join what is left of a group, and store it."""
+    cdef Source s
+    cdef int cols = <int>min(p.filters - g.panel * PANEL, PANEL)
+    if g.q.count == 0:
+        return
+    if not joined_finite(&g.q, cols > VW):
+        source(p, x, scale, g.image, &s)
+        s.shift = shift
+        repair(p, &s, &g.w, g.panel, g.m, g.q.count, cols > VW, g.q.out)
+    store(p, g.q.out, g.m, g.q.count, g.image, g.panel, cols, residual, y)
+    g.q.count = 0
 
 
 cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
-    """Buffers: x, weights [panel][step][BLOCK][PANEL], bias [panel][PANEL], residual or NULL,
-    pre-scale [image][channels] or NULL, pre-shift [channels] or NULL, step offsets and then each
-    panel's first channel block (int64), scratch, split copies of whole images or NULL, y."""
+    """Buffers: x, weights (digits [panel][step][half][digit] tiles, then what they count
+    [panel][PANEL] float), bias [panel][PANEL], residual or NULL, pre-scale [image][channels] or NULL,
+    pre-shift [channels] or NULL, step offsets and then each panel's first channel block (int64),
+    scratch, y."""
     cdef const AmxParams* p = <const AmxParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
-    cdef const float* weights = <const float*>c.buf[1]
+    cdef const char* weights = <const char*>c.buf[1]
     cdef const float* bias = <const float*>c.buf[2]
     cdef const float* residual = <const float*>c.buf[3]
     cdef const float* scale = <const float*>c.buf[4]
     cdef const float* shift = <const float*>c.buf[5]
     cdef const int64_t* offsets = <const int64_t*>c.buf[6]
     cdef const int64_t* first = offsets + p.steps
-    cdef float* y = <float*>c.buf[9]
+    cdef float* y = <float*>c.buf[8]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
     cdef int64_t image_blocks = (p.n + p.block_n - 1) // p.block_n
-    cdef int64_t image_pixels = (p.oh - 1) * p.width + p.ow
-    cdef int64_t spans = (image_pixels + p.span - 1) // p.span if p.shared else 1
-    cdef int64_t units = groups * p.n * spans if p.shared else image_blocks * row_blocks * groups
+    cdef int64_t units = image_blocks * row_blocks * groups
     cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
-    # Bytes of a part, of one image's copy, of a channel block, and of a panel's split weights.
-    cdef int64_t part = p.phases * p.plane * 64, image_bytes = p.blocks * p.parts * part
-    cdef int64_t block_bytes = p.parts * part, b_bytes = p.steps * 2 * p.parts * TILE
-    cdef int64_t taps = p.kh * p.kw
-    cdef int64_t vector_rows = ROWS_3 if p.parts == 3 else ROWS_2, period = TALL + vector_rows
-    cdef int64_t own_bytes = 0 if p.shared else p.block_n * image_bytes
-    cdef float* out = <float*>(<char*>c.buf[7] + thread * (
-        (TALL + MAX_ROWS) * PANEL * 4 + p.blocks * taps * MAX_ROWS * BLOCK * 4 + MAX_ROWS * VW * 4
-        + p.block_panels * b_bytes + own_bytes))
-    cdef float* f = out + (TALL + MAX_ROWS) * PANEL
-    cdef char* b = <char*>(f + p.blocks * taps * MAX_ROWS * BLOCK + MAX_ROWS * VW)
-    cdef char* own = b + p.block_panels * b_bytes
-    cdef char* a
-    cdef char* at
-    cdef int64_t done = -1, done_b = -1
-    cdef int64_t n0, n1, y0, rows, j, j0, j1, m, m0, m_first, m_end, tall, few, image, base
-    cdef const float* s
+    # Bytes of one image's digits, of a channel block's, and of a panel's weights.
+    cdef int64_t pitch = p.phases * p.plane * 64, block_bytes = DIGITS * pitch
+    cdef int64_t image_bytes = p.blocks * block_bytes, b_bytes = p.steps * 2 * DIGITS * TILE
+    cdef int64_t pixels = (p.block_rows * p.width + TALL) // VW * VW + VW
+    cdef int64_t work_size = SOME * (p.blocks * BLOCK + VW)
+    cdef char* a = <char*>c.buf[7] + thread * (
+        p.block_n * (image_bytes + pixels * 4) + (2 * DIGITS + 1) * SUMS * 4 + work_size * 4)
+    cdef float* back = <float*>(a + p.block_n * image_bytes)
+    cdef float* work = back + p.block_n * pixels
+    cdef float* out = work + work_size
+    cdef int32_t* sums = <int32_t*>(out + SUMS)
+    cdef const float* units_of = <const float*>(weights + panels * b_bytes)
+    cdef int64_t done = -1
+    cdef int64_t n0, n1, y0, rows, j, j0, j1, outer, m, m_end, count, image, i
+    cdef float* at
+    cdef uint32_t limit
+    cdef Source s
+    cdef Group g
     cdef Operands o
-    cdef int cols
     if unit >= end:
         return
-    o.part = part
+    s.shift = shift
+    o.pitch = pitch
     o.offsets = offsets
     o.steps = p.steps
-    o.out = out
+    o.sums = sums
+    o.ahead = o.ahead_end = NULL
+    g.q.count = g.q.next = 0
+    g.q.out = out
+    g.q.step = PANEL
     tiles_begin()
     while unit < end:
-        if p.shared:
-            n0 = unit // spans % p.n
-            n1 = n0 + 1
-            y0 = 0
-            j0 = unit // (spans * p.n) * p.block_panels
-            m_first = unit % spans * p.span
-            m_end = min(m_first + p.span, image_pixels)
-            a = <char*>c.buf[8] + n0 * image_bytes
-        else:
-            n0 = unit // (row_blocks * groups) * p.block_n
-            n1 = min(n0 + p.block_n, p.n)
-            y0 = unit // groups % row_blocks * p.block_rows
-            rows = min(p.block_rows, p.oh - y0)
-            j0 = unit % groups * p.block_panels
-            m_first = y0 * p.width
-            m_end = m_first + (rows - 1) * p.width + p.ow
-            a = own
-            if done != unit // groups:
-                done = unit // groups
-                for image in range(n0, n1):
-                    s = scale + image * p.pre_n if scale != NULL else scale
-                    if p.run_rows:
-                        split_runs(p, x + image * p.x_n, y0, rows, f, a + (image - n0) * image_bytes)
-                        continue
-                    split_image(p, x + image * p.x_n, s, shift, y0, rows, 0, p.blocks,
-                                a + (image - n0) * image_bytes)
+        n0 = unit // (row_blocks * groups) * p.block_n
+        n1 = min(n0 + p.block_n, p.n)
+        y0 = unit // groups % row_blocks * p.block_rows
+        rows = min(p.block_rows, p.oh - y0)
+        j0 = unit % groups * p.block_panels
         j1 = min(j0 + p.block_panels, panels)
-        if done_b != j0:
-            done_b = j0
-            for j in range(j0, j1):
-                split_panel(weights + j * p.steps * BLOCK * PANEL, p.steps, p.parts,
-                            b + (j - j0) * b_bytes)
+        m_end = (rows - 1) * p.width + p.ow
+        if done != unit // groups:
+            complete(p, x, scale, shift, residual, y, &g)
+            done = unit // groups
+            for image in range(n0, n1):
+                source(p, x, scale, image, &s)
+                at = back + (image - n0) * pixels
+                if p.kh * p.kw == 1:
+                    split_points(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
+                else:
+                    limit = split_rows(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
+                    for i in range(1, m_end):
+                        at[i] = at[0]
+                    if limit:
+                        for i in range(m_end):
+                            if not window_below(p, &s, y0 + i // p.width, i % p.width, limit):
+                                at[i] = NAN
         unit += 1
-        # Weights arrive from far away while the ones before them are in use.
-        o.ahead = <const char*>(weights + j1 * p.steps * BLOCK * PANEL)
-        o.ahead_end = o.ahead + min(panels - j1, p.block_panels) * p.steps * BLOCK * PANEL * 4
-        for image in range(n0, n1):
-            s = scale + image * p.pre_n if scale != NULL else scale
-            # Which pixels go where is counted from the image's first, whatever the unit.
-            m = m_first
-            while m < m_end:
-                base = m // period * period
-                m0 = m
-                tall = min(max(base + TALL - m, 0), m_end - m)
-                m += tall
-                few = min(base + period - m, m_end - m)
-                m += few
-                if few > 0:
-                    gather(p, x + image * p.x_n, s, shift, m - few, few, vector_rows, f)
-                at = a + (image - n0) * image_bytes + (m0 - y0 * p.width) * 64
-                for j in range(j0, j1):
-                    o.a = at + first[j] * block_bytes
-                    o.b = b + (j - j0) * b_bytes
-                    o.f = f + first[j] * taps * vector_rows * BLOCK
-                    o.w = weights + j * p.steps * BLOCK * PANEL
-                    o.bias = bias + j * PANEL
-                    cols = <int>min(p.filters - j * PANEL, PANEL)
-                    if p.parts == 3:
-                        some_products(3, ROWS_3, tall, few > 0, cols > VW, &o)
-                    else:
-                        some_products(2, ROWS_2, tall, few > 0, cols > VW, &o)
-                    if tall > 0:
-                        repair(p, x + image * p.x_n, s, shift, o.w, o.bias, first[j], j, m0, tall,
-                               cols > VW, out)
-                        store(p, out, m0, tall, image, j, cols, residual, y)
-                    if few > 0:
-                        if p.group_filters:
-                            # Weights of other groups are zeros: zero times infinity is no number.
-                            repair(p, x + image * p.x_n, s, shift, o.w, o.bias, first[j], j,
-                                   m - few, few, cols > VW, out + TALL * PANEL)
-                        store(p, out + TALL * PANEL, m - few, few, image, j, cols, residual, y)
+        # Pixels, each with all filters, write whole lines of the output; but many weights are
+        # better read once for all pixels.
+        outer = j0
+        while outer < (j0 + 1 if p.pixels_outside else j1):
+            for image in range(n0, n1):
+                at = back + (image - n0) * pixels
+                m = 0
+                while m < m_end:
+                    count = min(m_end - m, TALL)
+                    for j in range(outer, j1 if p.pixels_outside else outer + 1):
+                        o.a = a + (image - n0) * image_bytes + first[j] * block_bytes + m * 64
+                        o.b = weights + j * b_bytes
+                        if m == 0 and not p.pixels_outside:
+                            # Weights arrive from far away while the ones before them are in use.
+                            o.ahead = o.b + b_bytes
+                            o.ahead_end = o.ahead + (b_bytes if j + 1 < panels else 0)
+                        some_products(count, p.filters - j * PANEL > VW, &o, &g.q)
+                        complete(p, x, scale, shift, residual, y, &g)
+                        begin(&g.q, &o, count)
+                        g.q.back = at + m
+                        g.q.unit = g.w.unit = units_of + j * PANEL
+                        g.q.bias = g.w.bias = bias + j * PANEL
+                        g.w.digits = o.b
+                        g.w.first = first[j]
+                        g.panel = j
+                        g.image = image
+                        g.m = y0 * p.width + m
+                        # The other half, for the next group.
+                        o.sums = sums if o.sums != sums else sums + DIGITS * SUMS
+                    m += count
+            outer += 1
+    complete(p, x, scale, shift, residual, y, &g)
     tiles_end()
 
 
@@ -385,8 +401,5 @@ def pack_amx_conv(**values):
     return (<char*>&p)[:sizeof(AmxParams)]
 
 
-KERNELS = {
-    "amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv),
-    "amx_split": (<uintptr_t>&amx_split, pack_amx_conv),
-}
+KERNELS = {"amx_conv": (<uintptr_t>&amx_conv, pack_amx_conv)}
 CONSTANTS = {"PANEL": PANEL, "BLOCK": BLOCK, "MAX_PHASES": MAX_PHASES, "RUN_MAX": RUN_MAX}

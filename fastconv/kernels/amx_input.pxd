@@ -1,23 +1,31 @@
-"""The input of ``amx_conv``: its parameters, the split copy for tiles, the gathered one for vectors.
+"""The input of ``amx_conv``: its parameters, and the copy of it as digits.
 
 The layouts are described in ``amx_conv.pyx``.
 """
 
-from libc.stdint cimport int64_t
+from libc.math cimport NAN
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memset
 
 from fastconv.kernels.amx_tile cimport (
     BLOCK,
-    MAX_PHASES,
-    MAX_ROWS,
-    RUN_MAX,
+    DIGITS,
+    below_or_zero,
+    digits_scale,
+    larger,
+    larger_below,
+    largest,
     prefetch,
-    split_pair,
+    split_digits,
 )
 from fastconv.kernels.simd cimport *
 
 cdef enum:
+    MAX_PHASES = 16
     AHEAD = 8               # pixels from the one that is fetched to the one that is split
+    SOME = 8                # pixels whose scales are found before they are split
+    NOT_FINITE = 0x7F800000
+    FAR = 16                # powers of two from the usual pixel to one that is left out of the scale
 
 
 cdef struct AmxParams:
@@ -31,7 +39,7 @@ cdef struct AmxParams:
     int64_t stride_h, stride_w
     # Taps; input coordinate = output coordinate * stride + tap * dilation - pad.
     int64_t kh, kw, dilation_h, dilation_w, pad_h, pad_w
-    # The split copy of one image's rows: planes (one per phase) of rows * width pixels and `slack`
+    # The digits of one image's rows: planes (one per phase) of rows * width pixels and `slack`
     # zeros. Column c of a plane is input column (c + first_w) * stride_w + its phase; its first row
     # is input row (first output row + first_h) * stride_h + its phase.
     int64_t phases
@@ -43,17 +51,23 @@ cdef struct AmxParams:
     int64_t run_rows, run, run_h
     # Channels and filters of a group, or 0 where there is one group.
     int64_t group_channels, group_filters
-    # Parts of a number: 3, or 2; channel blocks of the input; (block, tap) steps of a panel.
-    int64_t parts, blocks, steps
-    # Units of work: images × output rows × panels; or, where the split copy was made by a step of
-    # its own for all of them, panels × images × `span` successive pixels.
+    # Channel blocks of the input; (block, tap) steps of a panel.
+    int64_t blocks, steps
+    # Units of work: images × output rows × panels.
     int64_t block_n, block_rows, block_panels
-    int64_t shared, span
+    int64_t pixels_outside  # some pixels by all panels, then the next ones; or else panel by panel
     # Input times pre_scale plus pre_shift, then clipped below, before all else.
     int64_t pre_n           # pre_scale of the next image, in floats
     float pre_lo
     int32_t act
     float lo, hi, alpha, beta
+
+
+cdef struct Source:
+    # One image, and what it is scaled and shifted by, each [channels] or NULL.
+    const float* x
+    const float* scale
+    const float* shift
 
 
 cdef inline vf fetch(const float* x, int64_t n) noexcept nogil:
@@ -64,13 +78,23 @@ cdef inline vf fetch(const float* x, int64_t n) noexcept nogil:
     return v_load_n(x, <int>n)
 
 
-cdef inline vf prepare(vf x, const float* scale, const float* shift, vf lo, int64_t n) noexcept nogil:
-    """x * scale + shift, clipped below; scale or shift may be NULL."""
-    if scale != NULL:
-        x = v_mul(x, fetch(scale, n))
-    if shift != NULL:
-        x = v_max(lo, v_add(x, fetch(shift, n)))
-    return x
+cdef inline void prepare(
+    const AmxParams* p, const Source* s, const float* x, float* t,
+) noexcept nogil:
+    """One pixel, scaled, shifted and clipped, and zeros to the end of its last block."""
+    cdef int64_t c = 0, left
+    cdef vf a, low = v_set(p.pre_lo)
+    while c < p.blocks * BLOCK:
+        left = p.channels - c
+        a = fetch(x + c, left)
+        if s.scale != NULL:
+            a = v_mul(a, fetch(s.scale + c, left))
+        if s.shift != NULL:
+            a = v_max(low, v_add(a, fetch(s.shift + c, left)))
+        v_store(t + c, a)
+        if left < VW:
+            memset(t + c + max(<int64_t>0, left), 0, (VW - max(<int64_t>0, left)) * 4)
+        c += VW
 
 
 cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept nogil:
@@ -90,179 +114,225 @@ cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept 
         v_store(t + i * VW, v_zero())
 
 
-cdef inline void split_runs(
-    const AmxParams* p, const float* x, int64_t y0, int64_t rows, float* work, char* a,
+cdef inline uint32_t greatest(const float* x, int64_t n) noexcept nogil:
+    """The bits of the largest magnitude of n floats."""
+    cdef vf a = v_zero(), b = v_zero()
+    cdef int64_t i = 0
+    while i + 2 * VW <= n:
+        a = larger(a, v_load(x + i))
+        b = larger(b, v_load(x + i + VW))
+        i += 2 * VW
+    while i < n:
+        a = larger(a, fetch(x + i, n - i))
+        i += VW
+    return largest(larger(a, b))
+
+
+cdef inline uint32_t greatest_below(const float* x, int64_t n, uint32_t limit) noexcept nogil:
+    """The bits of the largest magnitude of n floats among those whose bits are below ``limit``."""
+    cdef vf a = v_zero()
+    cdef int64_t i = 0
+    while i < n:
+        a = larger_below(a, fetch(x + i, n - i), limit)
+        i += VW
+    return largest(a)
+
+
+cdef inline void split_block(
+    const float* x, int64_t left, float up, uint32_t limit, char* a, int64_t pitch,
 ) noexcept nogil:
-    """The split copy of the input of output rows y0 .. y0 + rows, each pixel gathered from runs;
-    ``work`` holds MAX_ROWS pixels."""
-    cdef int64_t part = p.plane * 64, size = p.blocks * BLOCK + VW
-    cdef int64_t r, i, k, b, count
+    """The digits of 64 channels of one pixel, of which ``left`` exist; those whose bits are not
+    below ``limit``, if it is not 0, become zero."""
+    cdef vf v0, v1, v2, v3, s = v_set(up)
+    if left >= BLOCK:
+        v0 = v_load(x)
+        v1 = v_load(x + VW)
+        v2 = v_load(x + 2 * VW)
+        v3 = v_load(x + 3 * VW)
+    else:
+        v0 = fetch(x, left)
+        v1 = fetch(x + VW, left - VW)
+        v2 = fetch(x + 2 * VW, left - 2 * VW)
+        v3 = fetch(x + 3 * VW, left - 3 * VW)
+    if limit:
+        v0 = below_or_zero(v0, limit)
+        v1 = below_or_zero(v1, limit)
+        v2 = below_or_zero(v2, limit)
+        v3 = below_or_zero(v3, limit)
+    split_digits(v_mul(v0, s), v_mul(v1, s), v_mul(v2, s), v_mul(v3, s), a, pitch)
+
+
+cdef inline void split_points(
+    const AmxParams* p, const Source* s, int64_t y0, int64_t rows, float* work, char* a, float* back,
+) noexcept nogil:
+    """The digits of the pixels that output rows y0 .. y0 + rows of a 1×1 convolution read, each by a
+    scale of its own; ``back`` [row][width] undoes it, and is NaN where a pixel is not finite.
+
+    ``work`` holds SOME pixels.
+    """
+    cdef int64_t pitch = p.plane * 64, size = p.blocks * BLOCK + VW
+    cdef int64_t r, i, k, b, ih, c0, c1, count, left
+    cdef bint own = p.run_rows > 0 or s.scale != NULL or s.shift != NULL
     cdef const float* row
-    cdef const float* t
-    cdef char* at
+    cdef const float* at[SOME]
+    cdef float up[SOME]
+    cdef uint32_t bits
+    cdef char* to
+    cdef int v
+    # Columns c0 .. c1 lie in the image.
+    c0 = max(0, -p.first_w)
+    c1 = (p.w - p.phase_w[0] + p.stride_w - 1) // p.stride_w - p.first_w
+    c1 = min(max(c1, c0), p.width)
     for r in range(rows):
-        row = x + (y0 + r) * p.x_h
+        ih = (y0 + p.first_h + r) * p.stride_h + p.phase_h[0]
         i = 0
-        while i < p.w:
-            count = min(p.w - i, MAX_ROWS)
+        if ih < 0 or ih >= p.h:
+            i = p.width
+        if i > 0 or c0 > 0 or c1 < p.width:
+            for k in range(p.width):
+                back[r * p.width + k] = 1
+            for b in range(p.blocks * DIGITS):
+                memset(a + b * pitch + r * p.width * 64, 0, p.width * 64)
+        i = max(i, c0)
+        row = s.x + ih * p.x_h + (p.first_w * p.stride_w + p.phase_w[0]) * p.x_w
+        while i < c1:
+            count = min(c1 - i, SOME)
             for k in range(count):
-                collect(p, row + (i + k) * p.x_w, work + k * size)
-            for k in range(count):
-                t = work + k * size
-                at = a + (r * p.width + i + k) * 64
-                for b in range(p.blocks):
-                    split_pair(v_load(t), v_load(t + VW), at, part, p.parts == 3)
-                    t += BLOCK
-                    at += p.parts * part
-            i += count
-
-
-cdef inline void gather(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, int64_t m,
-    int64_t count, int64_t rows, float* f,
-) noexcept nogil:
-    """The inputs of ``count`` pixels from flat index ``m`` (``count`` <= ``rows``):
-    f[block][tap][row][BLOCK], zeros outside the image and for the rows that are left."""
-    cdef int64_t i, b, kh, kw, ih, iw, oy = m // p.width, ox = m % p.width, left
-    cdef int64_t taps = p.kh * p.kw
-    cdef const float* at
-    cdef const float* s
-    cdef const float* t
-    cdef float* out
-    cdef vf lo, hi, low = v_set(p.pre_lo)
-    cdef float one[RUN_MAX + VW]
-    if p.run_rows:
-        for i in range(rows):
-            if i < count and ox < p.ow:
-                collect(p, x + oy * p.x_h + ox * p.x_w, one)
-            else:
-                for b in range(2 * p.blocks):
-                    v_store(one + b * VW, v_zero())
-            for b in range(p.blocks):
-                out = f + (b * rows + i) * BLOCK
-                v_store(out, v_load(one + b * BLOCK))
-                v_store(out + VW, v_load(one + b * BLOCK + VW))
-            ox += 1
-            if ox == p.width:
-                ox = 0
-                oy += 1
-        return
-    for i in range(rows):
-        for kh in range(p.kh):
-            for kw in range(p.kw):
-                ih = oy * p.stride_h - p.pad_h + kh * p.dilation_h
-                iw = ox * p.stride_w - p.pad_w + kw * p.dilation_w
-                out = f + ((kh * p.kw + kw) * rows + i) * BLOCK
-                if i < count and ox < p.ow and 0 <= ih < p.h and 0 <= iw < p.w:
-                    at = x + ih * p.x_h + iw * p.x_w
-                    for b in range(p.blocks):
-                        left = p.channels - b * BLOCK
-                        if left >= BLOCK:
-                            lo = v_load(at)
-                            hi = v_load(at + VW)
-                        else:
-                            lo = fetch(at, left)
-                            hi = fetch(at + VW, left - VW)
-                        if scale != NULL or shift != NULL:
-                            s = scale + b * BLOCK if scale != NULL else scale
-                            t = shift + b * BLOCK if shift != NULL else shift
-                            lo = prepare(lo, s, t, low, left)
-                            hi = prepare(hi, s + VW if s != NULL else s,
-                                         t + VW if t != NULL else t, low, left - VW)
-                        v_store(out, lo)
-                        v_store(out + VW, hi)
-                        at += BLOCK
-                        out += taps * rows * BLOCK
+                at[k] = row + (i + k) * p.stride_w * p.x_w
+                if own:
+                    if p.run_rows:
+                        collect(p, at[k], work + k * size)
+                    else:
+                        prepare(p, s, at[k], work + k * size)
+                    at[k] = work + k * size
+                bits = greatest(at[k], p.blocks * BLOCK if own else p.channels)
+                if bits >= NOT_FINITE:
+                    up[k] = 0
+                    back[r * p.width + i + k] = NAN
                 else:
-                    for b in range(p.blocks):
-                        v_store(out, v_zero())
-                        v_store(out + VW, v_zero())
-                        out += taps * rows * BLOCK
-        ox += 1
-        if ox == p.width:
-            ox = 0
-            oy += 1
+                    up[k] = digits_scale(bits, back + r * p.width + i + k)
+            left = p.blocks * BLOCK if own else p.channels
+            for b in range(p.blocks):
+                to = a + b * DIGITS * pitch + (r * p.width + i) * 64
+                for k in range(count):
+                    split_block(at[k] + b * BLOCK, left, up[k], 0, to, pitch)
+                    if not own:
+                        # The pixels that are next.
+                        for v in range(4):
+                            prefetch(at[k] + b * BLOCK + SOME * p.stride_w * p.x_w + v * VW)
+                    to += 64
+                left -= BLOCK
+            i += count
+    for b in range(p.blocks * DIGITS):
+        memset(a + b * pitch + rows * p.width * 64, 0, (p.plane - rows * p.width) * 64)
 
 
-cdef inline void split_pixels(
-    const bint plain, const bint three, const AmxParams* p, const float* x, int64_t step_w, int64_t count,
-    int64_t left, const float* scale, const float* shift, char* a, int64_t part,
+cdef inline uint32_t scan_rows(
+    const AmxParams* p, const Source* s, int64_t h0, int64_t h1, float* work, uint32_t* limit,
+) noexcept nogil:
+    """The bits of the largest magnitude of input rows h0 .. h1.
+
+    Where pixels are not finite, or so large beside the usual one that a scale for them would leave
+    nothing of it, ``limit`` becomes what the bits of the others are below, and theirs are looked at
+    alone; else 0.
+    """
+    cdef int64_t h, i, exponents = 0, pixels = 0
+    cdef const float* at
+    cdef bint own = s.scale != NULL or s.shift != NULL
+    cdef uint32_t bits, most = 0
+    limit[0] = 0
+    for h in range(h0, h1):
+        for i in range(p.w):
+            at = s.x + h * p.x_h + i * p.x_w
+            if own:
+                prepare(p, s, at, work)
+                at = work
+            bits = greatest(at, p.channels)
+            most = max(most, bits)
+            if 0 < bits < NOT_FINITE:
+                exponents += bits >> 23
+                pixels += 1
+    bits = NOT_FINITE
+    if pixels:
+        bits = <uint32_t>min(<int64_t>NOT_FINITE, (exponents // pixels + FAR + 1) << 23)
+    if most < bits:
+        return most
+    limit[0] = bits
+    most = 0
+    for h in range(h0, h1):
+        for i in range(p.w):
+            at = s.x + h * p.x_h + i * p.x_w
+            if own:
+                prepare(p, s, at, work)
+                at = work
+            most = max(most, greatest_below(at, p.channels, limit[0]))
+    return most
+
+
+cdef inline void split_columns(
+    const AmxParams* p, const float* x, int64_t step_w, int64_t count, int64_t left, float up,
+    uint32_t limit, char* a, int64_t pitch,
 ) noexcept nogil:
     """One channel block of ``count`` pixels ``step_w`` apart, 64 bytes each at ``a``."""
     cdef int64_t i
-    cdef vf lo, hi, low = v_set(p.pre_lo)
-    if left >= BLOCK:
-        for i in range(count):
-            # (The hardware does not foresee pixels that are pages apart.)
-            prefetch(x + AHEAD * step_w)
-            prefetch(x + AHEAD * step_w + VW)
-            lo = v_load(x)
-            hi = v_load(x + VW)
-            if not plain:
-                lo = prepare(lo, scale, shift, low, VW)
-                hi = prepare(hi, scale + VW if scale != NULL else scale,
-                             shift + VW if shift != NULL else shift, low, VW)
-            split_pair(lo, hi, a, part, three)
-            x += step_w
-            a += 64
-    else:
-        for i in range(count):
-            lo = fetch(x, left)
-            hi = fetch(x + VW, left - VW)
-            if not plain:
-                lo = prepare(lo, scale, shift, low, left)
-                hi = prepare(hi, scale + VW if scale != NULL else scale,
-                             shift + VW if shift != NULL else shift, low, left - VW)
-                if left < VW:
-                    hi = v_zero()
-            split_pair(lo, hi, a, part, three)
-            x += step_w
-            a += 64
+    cdef int v
+    for i in range(count):
+        # (The hardware does not foresee pixels that are pages apart.)
+        for v in range(4):
+            prefetch(x + AHEAD * step_w + v * VW)
+        split_block(x, left, up, limit, a, pitch)
+        x += step_w
+        a += 64
 
 
-cdef inline void split_image(
-    const AmxParams* p, const float* x, const float* scale, const float* shift, int64_t y0,
-    int64_t rows, int64_t b0, int64_t b1, char* a,
+cdef inline uint32_t split_rows(
+    const AmxParams* p, const Source* s, int64_t y0, int64_t rows, float* work, char* a, float* back,
 ) noexcept nogil:
-    """Channel blocks b0 .. b1 of the split copy of the input of output rows y0 .. y0 + rows of one
-    image."""
-    cdef int64_t part = p.phases * p.plane * 64
-    cdef int64_t b, f, r, ih, c, c0, c1, q
-    cdef const float* s
-    cdef const float* t
+    """The digits of the input of output rows y0 .. y0 + rows, all by one scale, which ``back``
+    undoes. Returns what the bits of all inputs are below, or 0; those that are not are zero there."""
+    cdef int64_t pitch = p.phases * p.plane * 64
+    cdef int64_t b, f, r, ih, c, c0, c1, q, k
+    cdef int64_t h0 = max(0, y0 * p.stride_h - p.pad_h)
+    cdef int64_t h1 = min(p.h, (y0 + rows - 1) * p.stride_h - p.pad_h + (p.kh - 1) * p.dilation_h + 1)
+    cdef bint own = s.scale != NULL or s.shift != NULL
+    cdef uint32_t limit, bits = scan_rows(p, s, h0, h1, work, &limit)
+    cdef float up = digits_scale(bits, back)
     cdef const float* row
     cdef char* at
-    for b in range(b0, b1):
-        s = scale + b * BLOCK if scale != NULL else scale
-        t = shift + b * BLOCK if shift != NULL else shift
-        for f in range(p.phases):
-            # Columns c0 .. c1 of the plane lie in the image.
-            c0 = max(0, -p.first_w)
-            c1 = (p.w - p.phase_w[f] + p.stride_w - 1) // p.stride_w - p.first_w
-            c1 = min(max(c1, c0), p.width)
-            at = a + (b * p.parts * p.phases + f) * p.plane * 64
-            for r in range(rows + p.halo_h):
-                ih = (y0 + p.first_h + r) * p.stride_h + p.phase_h[f]
-                if ih < 0 or ih >= p.h or c0 >= c1:
-                    for q in range(p.parts):
-                        memset(at + q * part, 0, 64 * p.width)
-                else:
-                    for q in range(p.parts):
-                        if c0 > 0:
-                            memset(at + q * part, 0, 64 * c0)
-                        if c1 < p.width:
-                            memset(at + q * part + 64 * c1, 0, 64 * (p.width - c1))
-                    row = (x + ih * p.x_h + ((c0 + p.first_w) * p.stride_w + p.phase_w[f]) * p.x_w
-                           + b * BLOCK)
-                    if scale == NULL and shift == NULL and p.parts == 3:
-                        split_pixels(True, True, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, NULL, NULL, at + 64 * c0, part)
-                    elif scale == NULL and shift == NULL:
-                        split_pixels(True, False, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, NULL, NULL, at + 64 * c0, part)
-                    else:
-                        split_pixels(False, p.parts == 3, p, row, p.stride_w * p.x_w, c1 - c0,
-                                     p.channels - b * BLOCK, s, t, at + 64 * c0, part)
-                at += 64 * p.width
-            for q in range(p.parts):
-                memset(at + q * part, 0, 64 * (p.plane - (rows + p.halo_h) * p.width))
+    cdef char* to
+    for f in range(p.phases):
+        # Columns c0 .. c1 of the plane lie in the image.
+        c0 = max(0, -p.first_w)
+        c1 = (p.w - p.phase_w[f] + p.stride_w - 1) // p.stride_w - p.first_w
+        c1 = min(max(c1, c0), p.width)
+        for r in range(rows + p.halo_h):
+            ih = (y0 + p.first_h + r) * p.stride_h + p.phase_h[f]
+            at = a + (f * p.plane + r * p.width) * 64
+            if ih < 0 or ih >= p.h or c0 >= c1:
+                for q in range(p.blocks * DIGITS):
+                    memset(at + q * pitch, 0, 64 * p.width)
+                continue
+            for q in range(p.blocks * DIGITS):
+                if c0 > 0:
+                    memset(at + q * pitch, 0, 64 * c0)
+                if c1 < p.width:
+                    memset(at + q * pitch + 64 * c1, 0, 64 * (p.width - c1))
+            row = s.x + ih * p.x_h + ((c0 + p.first_w) * p.stride_w + p.phase_w[f]) * p.x_w
+            at += 64 * c0
+            if own:
+                for k in range(c1 - c0):
+                    prepare(p, s, row + k * p.stride_w * p.x_w, work)
+                    to = at + 64 * k
+                    for b in range(p.blocks):
+                        split_block(work + b * BLOCK, BLOCK, up, limit, to, pitch)
+                        to += DIGITS * pitch
+                continue
+            for b in range(p.blocks):
+                split_columns(p, row, p.stride_w * p.x_w, c1 - c0, p.channels - b * BLOCK, up,
+                              limit, at, pitch)
+                row += BLOCK
+                at += DIGITS * pitch
+        for q in range(p.blocks * DIGITS):
+            memset(a + q * pitch + (f * p.plane + (rows + p.halo_h) * p.width) * 64, 0,
+                   64 * (p.plane - (rows + p.halo_h) * p.width))
+    return limit

@@ -44,7 +44,8 @@ cdef struct ConvParams:
     int64_t channels, filters, group, wide
     # From one group to the next, in floats.
     int64_t x_g, y_g, r_g
-    # Whether row r reads x + r * x_w, writes y + r * y_w and adds residual + r * r_w.
+    # Whether row r reads x + r * x_w, writes y + r * y_w and adds residual + r * r_w; 2: and what
+    # it reads is to be scaled.
     int32_t linear
     # Whether output rows follow one another, y_w apart.
     int32_t y_linear
@@ -182,9 +183,31 @@ cdef void finish(
         act_rows(ACT_NONE, alpha, beta, sums, out, at, mr, width, cols)
 
 
+cdef void scale_rows(
+    const ConvParams* p, const float** rows, int64_t first, int64_t mr, const float* scale, float* to,
+) noexcept nogil:
+    """Have ``rows``, ``mr`` of them from row ``first`` on, point to copies that are scaled."""
+    cdef int64_t i, k
+    cdef const float* s
+    cdef const float* x
+    for i in range(mr):
+        s = scale + (first + i) // (p.od * p.oh * p.ow) * p.channels
+        x = rows[i]
+        k = 0
+        while k + VW <= p.channels:
+            v_store(to + k, v_mul(v_load(x + k), v_load(s + k)))
+            k += VW
+        while k < p.channels:
+            to[k] = x[k] * s[k]
+            k += 1
+        rows[i] = to
+        to += p.channels
+
+
 cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
-    """Buffers: x, packed weights, bias or NULL, residual or NULL, zeros (``channels`` floats),
-    scratch (``threads * tiles * MR * (taps + 2)`` pointers for the most tiles in a block of rows), y.
+    """Buffers: x, packed weights, bias or NULL, residual or NULL, zeros (``channels`` floats; or what
+    to scale by, ``[n][channels]``), scratch (``threads * tiles * MR * (taps + 2)`` pointers for the
+    most tiles in a block of rows; if scaled, for each thread ``MR * channels`` floats as well), y.
 
     While a tile is computed, what comes next is fetched: in layers of few pixels the weights of the
     next panel, in layers of many the next rows.
@@ -199,9 +222,12 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t taps = p.kd * p.kh * p.kw, depth = taps * p.channels
     cdef int64_t height = MR3 if MR3 > 0 and p.wide > 0 else MR
     cdef int64_t most = (p.block_rows + height - 1) // height * MR
-    cdef const float** table = (<const float**>c.buf[5]) + thread * most * (taps + 2)
+    cdef int64_t room = MR * p.channels * <int64_t>sizeof(float) if p.linear == 2 else 0
+    cdef const float** table = <const float**>(
+        (<char*>c.buf[5]) + thread * (most * (taps + 2) * <int64_t>sizeof(void*) + room))
     cdef float** out = <float**>(table + most * taps)
     cdef const float** res = <const float**>(out + most)
+    cdef float* scaled = <float*>(res + most)
     cdef const float** rows_of_tile
     cdef int64_t rows = p.n * p.od * p.oh * p.ow
     cdef int64_t panels = p.wide + max(
@@ -263,10 +289,14 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
         # panels before the next tile's do: so memory is read and written in order.
         outer = 1
         inner = tiles
-        if row_blocks > 2 or residual != NULL and row_blocks > 1:
+        if row_blocks > 2 or residual != NULL and row_blocks > 1 or p.linear == 2:
             outer = tiles
             inner = 1
         for q in range(outer):
+            if p.linear == 2:
+                first = count * q // tiles
+                scale_rows(p, table + q * MR, r + first, count * (q + 1) // tiles - first, zeros,
+                           scaled)
             j = pb * p.block_panels
             while j < j_end:
                 at = column(j, p.wide)

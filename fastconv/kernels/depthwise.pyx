@@ -24,7 +24,18 @@ from fastconv.kernels.vmath cimport ACT_CLIP, ACT_HARD_SWISH, ACT_SILU, activate
 
 
 cdef extern from *:
+    """
+    /* A value that is in a register: compilers would rather load it again for each of its uses. */
+    #if defined(__AVX512F__)
+    static inline vf fastconv_held(vf a) { __asm__("" : "+v"(a)); return a; }
+    #elif defined(__AVX__)
+    static inline vf fastconv_held(vf a) { __asm__("" : "+x"(a)); return a; }
+    #else
+    static inline vf fastconv_held(vf a) { return a; }
+    #endif
+    """
     void prefetch "__builtin_prefetch"(const void*) noexcept nogil
+    vf held "fastconv_held"(vf) noexcept nogil
 
 
 cdef enum:
@@ -79,7 +90,7 @@ cdef inline void column(
     const int j, const int P, const int K, const int S, vf* acc, const float* x, const vf* w,
 ) noexcept nogil:
     """Add input column ``j`` of the strip to every output it reaches."""
-    cdef vf v = v_load(x)
+    cdef vf v = held(v_load(x))
     if j % S == 0 and j // S < P:
         acc[j // S] = v_fma(v, w[0], acc[j // S])
     if j >= 1 and (j - 1) % S == 0 and (j - 1) // S < P:
@@ -130,6 +141,13 @@ cdef inline void finish(
             v_store(y + i * s.y_w, acc[i])
 
 
+cdef inline bint inside(
+    const int j, const int P, const int K, const int S, const bint full, int m,
+) noexcept nogil:
+    """Whether column ``j`` of a strip lies in the image; all do but ``K // 2`` on either side."""
+    return full or K // 2 <= j < (P - 1) * S + K - K // 2 or m & (1 << j)
+
+
 cdef inline void strip_body(
     const int P, const int K, const int S, const bint full, const Strip* s
 ) noexcept nogil:
@@ -170,25 +188,25 @@ cdef inline void strip_body(
             if K > 5:
                 w[5] = v_load(wr + 5 * tap)
                 w[6] = v_load(wr + 6 * tap)
-            if full or m & 1: column(0, P, K, S, acc, x, w)
-            if full or m & 2: column(1, P, K, S, acc, x + xw, w)
-            if full or m & 4: column(2, P, K, S, acc, x + 2 * xw, w)
-            if (P - 1) * S + K > 3 and (full or m & 8): column(3, P, K, S, acc, x + 3 * xw, w)
-            if (P - 1) * S + K > 4 and (full or m & 16): column(4, P, K, S, acc, x + 4 * xw, w)
-            if (P - 1) * S + K > 5 and (full or m & 32): column(5, P, K, S, acc, x + 5 * xw, w)
-            if (P - 1) * S + K > 6 and (full or m & 64): column(6, P, K, S, acc, x + 6 * xw, w)
-            if (P - 1) * S + K > 7 and (full or m & 128): column(7, P, K, S, acc, x + 7 * xw, w)
-            if (P - 1) * S + K > 8 and (full or m & 256): column(8, P, K, S, acc, x + 8 * xw, w)
-            if (P - 1) * S + K > 9 and (full or m & 512): column(9, P, K, S, acc, x + 9 * xw, w)
-            if (P - 1) * S + K > 10 and (full or m & 1024): column(10, P, K, S, acc, x + 10 * xw, w)
-            if (P - 1) * S + K > 11 and (full or m & 2048): column(11, P, K, S, acc, x + 11 * xw, w)
-            if (P - 1) * S + K > 12 and (full or m & 4096): column(12, P, K, S, acc, x + 12 * xw, w)
-            if (P - 1) * S + K > 13 and (full or m & 8192): column(13, P, K, S, acc, x + 13 * xw, w)
-            if (P - 1) * S + K > 14 and (full or m & 16384): column(14, P, K, S, acc, x + 14 * xw, w)
-            if (P - 1) * S + K > 15 and (full or m & 32768): column(15, P, K, S, acc, x + 15 * xw, w)
-            if (P - 1) * S + K > 16 and (full or m & 65536): column(16, P, K, S, acc, x + 16 * xw, w)
-            if (P - 1) * S + K > 17 and (full or m & 131072): column(17, P, K, S, acc, x + 17 * xw, w)
-            if (P - 1) * S + K > 18 and (full or m & 262144): column(18, P, K, S, acc, x + 18 * xw, w)
+            if inside(0, P, K, S, full, m): column(0, P, K, S, acc, x, w)
+            if inside(1, P, K, S, full, m): column(1, P, K, S, acc, x + xw, w)
+            if inside(2, P, K, S, full, m): column(2, P, K, S, acc, x + 2 * xw, w)
+            if (P - 1) * S + K > 3 and inside(3, P, K, S, full, m): column(3, P, K, S, acc, x + 3 * xw, w)
+            if (P - 1) * S + K > 4 and inside(4, P, K, S, full, m): column(4, P, K, S, acc, x + 4 * xw, w)
+            if (P - 1) * S + K > 5 and inside(5, P, K, S, full, m): column(5, P, K, S, acc, x + 5 * xw, w)
+            if (P - 1) * S + K > 6 and inside(6, P, K, S, full, m): column(6, P, K, S, acc, x + 6 * xw, w)
+            if (P - 1) * S + K > 7 and inside(7, P, K, S, full, m): column(7, P, K, S, acc, x + 7 * xw, w)
+            if (P - 1) * S + K > 8 and inside(8, P, K, S, full, m): column(8, P, K, S, acc, x + 8 * xw, w)
+            if (P - 1) * S + K > 9 and inside(9, P, K, S, full, m): column(9, P, K, S, acc, x + 9 * xw, w)
+            if (P - 1) * S + K > 10 and inside(10, P, K, S, full, m): column(10, P, K, S, acc, x + 10 * xw, w)
+            if (P - 1) * S + K > 11 and inside(11, P, K, S, full, m): column(11, P, K, S, acc, x + 11 * xw, w)
+            if (P - 1) * S + K > 12 and inside(12, P, K, S, full, m): column(12, P, K, S, acc, x + 12 * xw, w)
+            if (P - 1) * S + K > 13 and inside(13, P, K, S, full, m): column(13, P, K, S, acc, x + 13 * xw, w)
+            if (P - 1) * S + K > 14 and inside(14, P, K, S, full, m): column(14, P, K, S, acc, x + 14 * xw, w)
+            if (P - 1) * S + K > 15 and inside(15, P, K, S, full, m): column(15, P, K, S, acc, x + 15 * xw, w)
+            if (P - 1) * S + K > 16 and inside(16, P, K, S, full, m): column(16, P, K, S, acc, x + 16 * xw, w)
+            if (P - 1) * S + K > 17 and inside(17, P, K, S, full, m): column(17, P, K, S, acc, x + 17 * xw, w)
+            if (P - 1) * S + K > 18 and inside(18, P, K, S, full, m): column(18, P, K, S, acc, x + 18 * xw, w)
             x += s.x_row
             wr += s.w_row
         finish(P, False, acc, s, c, VW)
@@ -467,7 +485,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
             elif p.stride_w == 2: run = group_3_2
     elif p.channels < VW:
         run = strip_any_narrow
-    elif p.dilation_w == 1 and p.ow >= 4:
+    elif (p.dilation_w == 1 and p.ow >= 4 and p.pad_w <= p.kw // 2
+          and (p.ow - 1) * p.stride_w - p.pad_w + p.kw <= p.w + p.kw // 2):
         special = True
         if p.kw == 3 and p.stride_w == 1: run = strip_3_1
         elif p.kw == 3 and p.stride_w == 2: run = strip_3_2
@@ -488,7 +507,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.kw = p.kw
     s.x_tap = p.dilation_w * p.x_w
     s.x_step = p.stride_w * p.x_w
-    s.ahead = min(p.stride_h, p.kh) if p.dilation_h == 1 else 0
+    # (With stride 2, asking for two rows costs more than it gains.)
+    s.ahead = 1 if p.dilation_h == 1 and p.stride_h == 1 else 0
     s.lo = p.lo
     s.hi = p.hi
     s.act = p.act
@@ -496,8 +516,8 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.beta = p.beta
     while unit < end:
         cb = unit % channel_blocks
-        oh_begin = unit // channel_blocks % row_blocks * p.block_rows
-        oh_end = min(oh_begin + p.block_rows, p.oh)
+        oh_begin = p.oh * (unit // channel_blocks % row_blocks) // row_blocks
+        oh_end = p.oh * (unit // channel_blocks % row_blocks + 1) // row_blocks
         n = unit // (channel_blocks * row_blocks)
         unit += 1
         s.c = cb * p.block_channels

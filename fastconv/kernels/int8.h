@@ -2,7 +2,9 @@
  *
  * Activations are unsigned bytes, weights signed bytes, sums 32-bit integers. The dot product of
  * four neighbouring bytes is the primitive: one instruction with AVX512-VNNI; elsewhere bytes are
- * widened to 16 bits and multiplied in pairs, which (unlike pmaddubsw) never saturates.
+ * widened to 16 bits and multiplied in pairs, which (unlike pmaddubsw) never saturates. Matrix
+ * products widen both operands ahead of time (act_t, wgt_t), and then need one multiplication and
+ * one addition for twice as many products as a float instruction has.
  *
  * "In lanes": operations on bytes work within each 16 bytes of a vector, as the x86 unpack and pack
  * instructions do; vb_zip4 and vb_pack_add undo each other's order.
@@ -21,10 +23,10 @@
 #define QROWS 6
 #define QPANELS 4
 #elif VW == 8
-#define QROWS 4
+#define QROWS 6
 #define QPANELS 2
 #else
-#define QROWS 2
+#define QROWS 4
 #define QPANELS 2
 #endif
 
@@ -80,8 +82,16 @@ V_INLINE void vb_store_n(uint8_t *p, vb a, int n) {
 V_INLINE vb vb_zero(void) { return (vb){0}; }
 V_INLINE vi vi_of(vb a) { return (vi)a; }
 V_INLINE vb vb_max(vb a, vb b) {
+#if VW == 16
+    return (vb)_mm512_max_epu8((__m512i)a, (__m512i)b);
+#elif VW == 8
+    return (vb)_mm256_max_epu8((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (vb)_mm_max_epu8((__m128i)a, (__m128i)b);
+#else
     vb m = (vb)(a > b);
     return (a & m) | (b & ~m);
+#endif
 }
 
 /* VW bytes as integers, of which n are read, and back (the integers are in 0 to 255). */
@@ -122,16 +132,12 @@ V_INLINE void vi_store_bytes(uint8_t *p, vi a, int n) {
 #endif
 }
 
-/* A dot product's operands: u holds groups of four activations, s groups of four weights. */
+/* A dot product's operands: u holds groups of four activations, s groups of four weights, which lie
+ * in memory as they are used: as bytes, or even and odd ones apart as 16-bit integers. */
 #if VW == 16 && defined(__AVX512VNNI__)
 typedef __m512i dot_u;
 typedef __m512i dot_s;
 V_INLINE dot_u dot_u_of(vb a) { return (__m512i)a; }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    int32_t a;
-    memcpy(&a, p, 4);
-    return _mm512_set1_epi32(a);
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) { return _mm512_loadu_si512(p); }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, u, s); }
 #elif defined(__SSE2__)
@@ -161,14 +167,8 @@ V_INLINE dot_u dot_u_of(vb a) {
     dot_u r = {W_AND((wide)a, W_MASK), W(srli_epi16)((wide)a, 8)};
     return r;
 }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    int32_t a;
-    memcpy(&a, p, 4);
-    return dot_u_of((vb)W(set1_epi32)(a));
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) {
-    wide b = W_LOAD(p);
-    dot_s r = {W(srai_epi16)(W(slli_epi16)(b, 8), 8), W(srai_epi16)(b, 8)};
+    dot_s r = {W_LOAD(p), W_LOAD(p + VB)};
     return r;
 }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) {
@@ -183,15 +183,74 @@ typedef vb dot_u;
 typedef int8_t dot_s __attribute__((vector_size(VB)));
 typedef int8_t dot_s_u __attribute__((vector_size(VB), aligned(1), may_alias));
 V_INLINE dot_u dot_u_of(vb a) { return a; }
-V_INLINE dot_u dot_u_all(const uint8_t *p) {
-    vb r;
-    for (int i = 0; i < VB; i++) r[i] = p[i & 3];
-    return r;
-}
 V_INLINE dot_s dot_s_load(const int8_t *p) { return *(const dot_s_u *)p; }
 V_INLINE vi dot(vi acc, dot_u u, dot_s s) {
     for (int i = 0; i < VB; i++) acc[i / 4] += (int32_t)u[i] * s[i];
     return acc;
+}
+#endif
+
+/* Operands of matrix products: rows of act_t, panels of wgt_t, QTAP of them in 32 bits. */
+#if VW == 16 && defined(__AVX512VNNI__)
+#define QTAP 4
+typedef uint8_t act_t;
+typedef int8_t wgt_t;
+typedef dot_u few_u;
+typedef dot_s few_s;
+V_INLINE few_u few_all(const act_t *p) {
+    int32_t a;
+    memcpy(&a, p, 4);
+    return _mm512_set1_epi32(a);
+}
+#define few_load dot_s_load
+#define few_dot dot
+#define act_copy bytes_copy
+#define act_fill bytes_fill
+#else
+#define QTAP 2
+typedef int16_t act_t;
+typedef int16_t wgt_t;
+typedef int16_t few_u __attribute__((vector_size(VB)));
+typedef int16_t few_u_u __attribute__((vector_size(VB), aligned(2), may_alias));
+typedef few_u few_s;
+V_INLINE few_u few_all(const act_t *p) {
+    int32_t a;
+    memcpy(&a, p, 4);
+    return (few_u)(a - (vi){0});
+}
+V_INLINE few_s few_load(const wgt_t *p) { return *(const few_u_u *)p; }
+V_INLINE vi few_dot(vi acc, few_u u, few_s s) {
+#if VW == 16 && defined(__AVX512BW__)
+    return acc + (vi)_mm512_madd_epi16((__m512i)u, (__m512i)s);
+#elif VW == 8 && defined(__AVX2__)
+    return acc + (vi)_mm256_madd_epi16((__m256i)u, (__m256i)s);
+#elif defined(__SSE2__)
+    return acc + (vi)_mm_madd_epi16((__m128i)u, (__m128i)s);
+#else
+    for (int i = 0; i < VW; i++) acc[i] += u[2 * i] * s[2 * i] + u[2 * i + 1] * s[2 * i + 1];
+    return acc;
+#endif
+}
+/* n bytes widened. Whole vectors are stored: up to VB elements past the end are overwritten. */
+V_INLINE void act_copy(act_t *y, const uint8_t *x, int64_t n) {
+    typedef uint8_t half __attribute__((vector_size(VB / 2)));
+    half a;
+    for (; n > 0; n -= VB / 2, x += VB / 2, y += VB / 2) {
+        if (n >= VB / 2) memcpy(&a, x, VB / 2);
+        else {
+            uint8_t t[VB / 2] = {0};
+            uint8_t *to = t;
+            if (n & 8) { memcpy(to, x, 8); x += 8; to += 8; }
+            if (n & 4) { memcpy(to, x, 4); x += 4; to += 4; }
+            if (n & 2) { memcpy(to, x, 2); x += 2; to += 2; }
+            if (n & 1) *to = *x;
+            memcpy(&a, t, VB / 2);
+        }
+        *(few_u_u *)y = __builtin_convertvector(a, few_u);
+    }
+}
+V_INLINE void act_fill(act_t *y, int value, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = (act_t)value;
 }
 #endif
 
@@ -248,15 +307,36 @@ V_INLINE vb vb_pack_add(vi a0, vi a1, vi a2, vi a3, int zero) {
     return r;
 #endif
 }
-V_INLINE vb vb_clip(vb a, int lo, int hi) {
-    vb l = (uint8_t)lo - (vb){0}, h = (uint8_t)hi - (vb){0}, m = (vb)(a < h);
-    return vb_max((a & m) | (h & ~m), l);
+/* Two vectors of integers, plus a zero point, saturated, at least lo → 2 VW bytes in order. */
+V_INLINE void vi_store_pair(uint8_t *p, vi a0, vi a1, int zero, int lo) {
+    vb a = vb_pack_add(a0, a1, a0, a1, zero);
+    a = vb_max(a, (uint8_t)lo - (vb){0});
+#if VW == 16
+    __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+    a = (vb)_mm512_permutexvar_epi32(order, (__m512i)a);
+#elif VW == 8
+    a = (vb)_mm256_permutevar8x32_epi32((__m256i)a, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+#endif
+    memcpy(p, &a, 2 * VW);
 }
+V_INLINE vb vb_set(int a) { return (uint8_t)a - (vb){0}; }
 V_INLINE vi vi_max(vi a, vi b) {
     vi m = (vi)(a > b);
     return (a & m) | (b & ~m);
 }
 
+/* n <= VB bytes, stored with some more after them: no wider than it takes. */
+V_INLINE void bytes_short(uint8_t *y, const uint8_t *x, int n) {
+#if VW == 16
+    if (n <= 16)
+        _mm_storeu_si128((__m128i *)y, _mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), x));
+    else if (n <= 32)
+        _mm256_storeu_si256((__m256i *)y,
+                            _mm256_maskz_loadu_epi8((__mmask32)(((uint64_t)1 << n) - 1), x));
+    else
+#endif
+    vb_store(y, vb_load_n(x, n));
+}
 /* Short copies and fills, without a call; nothing beyond n bytes is read or written. */
 V_INLINE void bytes_copy(uint8_t *y, const uint8_t *x, int64_t n) {
     while (n >= VB) {
@@ -296,10 +376,10 @@ V_INLINE void amx_start(int rows) {
 V_INLINE void amx_stop(void) { _tile_release(); }
 /* acc[2][2] blocks of [16][16] sums from rows a (stride bytes apart) and panels b, b + step. */
 V_INLINE void amx_product(
-    int two_rows, int two_panels, const uint8_t *a, int64_t stride, int64_t rows,
-    const int8_t *b, int64_t step, int64_t depth, int32_t *acc
+    int two_rows, int two_panels, const act_t *a, int64_t stride, int64_t rows,
+    const wgt_t *b, int64_t step, int64_t depth, int32_t *acc
 ) {
-    const uint8_t *a1 = a + rows * stride;
+    const act_t *a1 = a + rows * stride;
     _tile_zero(0);
     if (two_panels) _tile_zero(1);
     if (two_rows) _tile_zero(2);
@@ -328,8 +408,8 @@ V_INLINE void amx_product(
 V_INLINE void amx_start(int rows) { (void)rows; }
 V_INLINE void amx_stop(void) {}
 V_INLINE void amx_product(
-    int two_rows, int two_panels, const uint8_t *a, int64_t stride, int64_t rows,
-    const int8_t *b, int64_t step, int64_t depth, int32_t *acc
+    int two_rows, int two_panels, const act_t *a, int64_t stride, int64_t rows,
+    const wgt_t *b, int64_t step, int64_t depth, int32_t *acc
 ) {
     (void)two_rows, (void)two_panels, (void)a, (void)stride, (void)rows;
     (void)b, (void)step, (void)depth, (void)acc;

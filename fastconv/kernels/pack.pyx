@@ -11,9 +11,10 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from libc.math cimport fabs
 from libc.stdint cimport int64_t
 
-from fastconv.kernels.simd cimport VW
+from fastconv.kernels.simd cimport VW, v_load, vf
 
 cdef extern from * nogil:
     """
@@ -45,6 +46,25 @@ cdef extern from * nogil:
         return f;
     }
 
+    /* Four vectors of floats, made integers of three digits of -128 to 127 by a scale: vectors of four
+       bytes, one of each, for each digit, highest first, `pitch` bytes apart. */
+    static inline void fastconv_digits(
+        const float *x, int64_t step, vf scale, char *y, int64_t pitch
+    ) {
+        vi v[4];
+        for (int i = 0; i < 4; i++) {
+            vf f = v_load(x + i * step) * scale;
+            v[i] = v_to_int(f + v_select(v_lt(f, v_zero()), v_set(-0.5f), v_set(0.5f))) + 0x808080;
+        }
+        for (int d = 0; d < 3; d++) {
+            int n = 16 - 8 * d;
+            vi z = ((v[0] >> n) & 255) | (((v[1] >> n) & 255) << 8) | (((v[2] >> n) & 255) << 16)
+                | (v[3] >> n << 24);
+            z ^= (int32_t)0x80808080;
+            memcpy(y + d * pitch, &z, sizeof z);
+        }
+    }
+
     /* VW rows of VW floats, `stride` bytes apart at any alignment, to columns NR floats apart.
        Interleaving the first half of the rows with the second turns the bits of an element's
        (row, lane) left by one; as often as a lane has bits, it has swapped the two. */
@@ -62,6 +82,7 @@ cdef extern from * nogil:
     }
     """
     float fastconv_load(const char* p)
+    void fastconv_digits(const float* x, int64_t step, vf scale, char* y, int64_t pitch)
     void fastconv_turn(const char* x, int64_t stride, float* y)
 
 cdef enum:
@@ -69,6 +90,10 @@ cdef enum:
     MAX_TILE = 10       # points on a side of a Winograd tile
     MAX_KERNEL = 7      # taps on a side
     BLOCK = 64         # rows of a panel that are filled together: they stay in the first cache
+    DIGITS = 3         # of a number, ...
+    WIDTH = 32         # ... in panels of so many filters, ...
+    DEPTH = 64         # ... and blocks of so many channels
+    MOST = 8355700     # about what three digits of up to 127 can say
 
 
 cdef struct Strided:
@@ -263,6 +288,80 @@ def transform_filters(w, g, out):
                 PyBuffer_Release(&target)
         finally:
             PyBuffer_Release(&matrix)
+    finally:
+        PyBuffer_Release(&source)
+
+
+cdef void digits_of(const float* x, int64_t blocks, char* y, float* units) noexcept nogil:
+    """One panel [block][DEPTH][WIDTH] as digits [block][half][digit][DEPTH / 4][WIDTH / 2][4]; what
+    one of each filter's counts, times 65536."""
+    cdef float scale[WIDTH]
+    cdef float most[WIDTH]
+    cdef int64_t b, i
+    cdef int f, h
+    for f in range(WIDTH):
+        most[f] = 0
+    for i in range(blocks * DEPTH):
+        for f in range(WIDTH):
+            most[f] = max(most[f], <float>fabs(x[i * WIDTH + f]))
+    for f in range(WIDTH):
+        most[f] = max(most[f], <float>1e-30)
+        scale[f] = MOST / most[f]
+        units[f] = <float>(65536. / MOST * most[f])
+    for b in range(blocks):
+        for h in range(2):
+            for i in range(DEPTH // 4):
+                # Channels i, i + 16, i + 32 and i + 48 make four bytes.
+                f = 0
+                while f < WIDTH // 2:
+                    fastconv_digits(
+                        x + i * WIDTH + h * (WIDTH // 2) + f, DEPTH // 4 * WIDTH,
+                        v_load(scale + h * (WIDTH // 2) + f),
+                        y + (h * DIGITS * (DEPTH // 4) + i) * 2 * WIDTH + f * 4, DEPTH // 2 * WIDTH)
+                    f += VW
+        x += DEPTH * WIDTH
+        y += DIGITS * DEPTH * WIDTH
+
+
+def pack_digits(panels, out, units):
+    """Float32 weights → three digits of eight bits each and a unit for each filter.
+
+    A weight is its digits, times 65536, 256 and 1, times ``units`` / 65536, to 2**-24 of the largest
+    one of its filter.
+
+    Args:
+        panels: C-contiguous float32 buffer [panel][block][64 channels][32 filters].
+        out: C-contiguous buffer of bytes [panel][block][half][digit][16][16 filters][4]: channel
+            16 j + i is byte j of row i.
+        units: C-contiguous float32 buffer [panel][32].
+
+    Raises:
+        ValueError: the buffers do not fit.
+    """
+    cdef Py_buffer source, target, scales
+    cdef int64_t count, size, k
+    PyObject_GetBuffer(panels, &source, PyBUF_C_CONTIGUOUS)
+    try:
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(units, &scales, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+            try:
+                count = scales.len // (4 * WIDTH)
+                size = source.len // (4 * max(<int64_t>1, count))
+                if (
+                    scales.len != count * 4 * WIDTH or source.len != count * size * 4
+                    or size % (DEPTH * WIDTH) or target.len != count * size * DIGITS
+                ):
+                    raise ValueError(f"{source.len} bytes do not become {target.len}")
+                with nogil:
+                    for k in range(count):
+                        digits_of(
+                            <const float*>source.buf + k * size, size // (DEPTH * WIDTH),
+                            <char*>target.buf + k * size * DIGITS, <float*>scales.buf + k * WIDTH)
+            finally:
+                PyBuffer_Release(&scales)
+        finally:
+            PyBuffer_Release(&target)
     finally:
         PyBuffer_Release(&source)
 

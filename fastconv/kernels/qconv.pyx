@@ -4,7 +4,8 @@ Activations are unsigned bytes, channels-last; weights signed bytes. A row is an
 operand the bytes that its window covers, ``[tap][channel]``: the pixel itself where the kernel is
 1×1, else gathered into a block of rows, with the zero point where the window leaves the image.
 Weights are packed ``[group][panel][depth/4][VW][4]``, which is what both a vector of four-byte dot
-products and an AMX tile of 64 bytes of depth read. What the zero point adds to every sum is in the
+products and an AMX tile of 64 bytes of depth read; without such instructions rows and weights are
+16-bit integers (always gathered), two of them in place of four. What the zero point adds to every sum is in the
 bias, so sums start from ``bias - zero_point * (sum of the filter's weights)``.
 
 Requantisation is that of ONNX's QLinearConv with a float multiplier: round half to even of
@@ -55,15 +56,20 @@ cdef struct Row:
 
 
 cdef void gather(
-    const QConvParams* p, const uint8_t* x, int zero, int64_t r, int64_t end, uint8_t* a,
+    const QConvParams* p, const uint8_t* x, const uint8_t* x_end, int zero, int64_t r, int64_t end,
+    act_t* a,
 ) noexcept nogil:
-    """The operands of output rows r .. end, ``depth`` bytes each, and up to VB bytes more."""
+    """The operands of output rows r .. end, ``depth`` each, and up to VB more.
+
+    Nothing from ``x_end`` on is read.
+    """
     cdef int64_t kd, kh, kw, id_, ih, iw, first, last, at
     cdef int64_t run = p.kw * p.channels, line = p.w * p.pixel
+    cdef int64_t whole = (run + VB // 2 - 1) // (VB // 2) * (VB // 2)
     cdef bint merged = p.dilation_w == 1 and p.pixel == p.channels
-    cdef bint short = run <= VB
+    cdef bint short = run <= VB and QTAP == 4
     cdef const uint8_t* row
-    cdef uint8_t* to
+    cdef act_t* to
     cdef Row o
     o.w = r % p.ow
     o.h = r // p.ow % p.oh
@@ -81,25 +87,27 @@ cdef void gather(
             row = x + ((o.n * p.d + id_) * p.h + ih) * line
             for kh in range(p.kh):
                 if id_ < 0 or id_ >= p.d or ih < 0 or ih >= p.h:
-                    bytes_fill(to, zero, run)
+                    act_fill(to, zero, run)
                 elif merged and last - first == p.kw:
                     if short:
                         # Whole vectors are stored: what comes after overwrites the rest.
-                        vb_store(to, vb_load_n(row + iw * p.pixel, <int>run))
+                        bytes_short(<uint8_t*>to, row + iw * p.pixel, <int>run)
+                    elif QTAP == 2 and x_end - row >= iw * p.pixel + whole:
+                        act_copy(to, row + iw * p.pixel, whole)
                     else:
-                        bytes_copy(to, row + iw * p.pixel, run)
+                        act_copy(to, row + iw * p.pixel, run)
                 elif merged:
-                    bytes_fill(to, zero, first * p.channels)
-                    bytes_copy(to + first * p.channels, row + (iw + first) * p.pixel,
+                    act_fill(to, zero, first * p.channels)
+                    act_copy(to + first * p.channels, row + (iw + first) * p.pixel,
                                (last - first) * p.channels)
-                    bytes_fill(to + last * p.channels, zero, (p.kw - last) * p.channels)
+                    act_fill(to + last * p.channels, zero, (p.kw - last) * p.channels)
                 else:
                     for kw in range(p.kw):
                         at = iw + kw * p.dilation_w
                         if at < 0 or at >= p.w:
-                            bytes_fill(to + kw * p.channels, zero, p.channels)
+                            act_fill(to + kw * p.channels, zero, p.channels)
                         else:
-                            bytes_copy(to + kw * p.channels, row + at * p.pixel, p.channels)
+                            act_copy(to + kw * p.channels, row + at * p.pixel, p.channels)
                 to += run
                 ih += p.dilation_h
                 row += p.dilation_h * line
@@ -118,14 +126,14 @@ cdef void gather(
 
 
 cdef inline void tile(
-    const int nv, const uint8_t* a, int64_t stride, int64_t mr, const int8_t* w, int64_t panel,
+    const int nv, const act_t* a, int64_t stride, int64_t mr, const wgt_t* w, int64_t panel,
     int64_t depth, int32_t* sums,
 ) noexcept nogil:
     """Sums of up to QROWS rows by ``nv`` panels → sums[row][QPANELS * VW]."""
     cdef vi acc[QROWS][QPANELS]
-    cdef dot_s b[QPANELS]
-    cdef dot_u u
-    cdef const uint8_t* rows[QROWS]
+    cdef few_s b[QPANELS]
+    cdef few_u u
+    cdef const act_t* rows[QROWS]
     cdef int i, j
     cdef int64_t k
     for i in range(QROWS):
@@ -135,13 +143,13 @@ cdef inline void tile(
     k = 0
     while k < depth:
         for j in range(nv):
-            b[j] = dot_s_load(w + j * panel)
+            b[j] = few_load(w + j * panel)
         for i in range(QROWS):
-            u = dot_u_all(rows[i] + k)
+            u = few_all(rows[i] + k)
             for j in range(nv):
-                acc[i][j] = dot(acc[i][j], u, b[j])
-        w += VB
-        k += 4
+                acc[i][j] = few_dot(acc[i][j], u, b[j])
+        w += VW * QTAP
+        k += QTAP
     for i in range(QROWS):
         for j in range(nv):
             vi_store(sums + (i * QPANELS + j) * VW, acc[i][j])
@@ -149,6 +157,44 @@ cdef inline void tile(
 
 cdef inline vi clip_round(vf a, vf lo, vf hi) noexcept nogil:
     return vi_round(v_min(hi, v_max(lo, a)))
+
+
+cdef inline void store_pair(
+    const bint more, const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows,
+    const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
+) noexcept nogil:
+    """Sums of ``rows`` by two panels → bytes; ``more``: with a residual."""
+    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
+    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
+    cdef vf sum_hi = v_set(p.sum_hi)
+    cdef vf large = v_set(12582912.0), large_less = v_set(12582912.0 - p.y_zero)   # 1.5 * 2**23
+    cdef vf scales[2]
+    cdef vi starts[2]
+    cdef vi q[2]
+    cdef int64_t y_pixel = p.y_pixel, r_pixel = p.r_pixel, i
+    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, sum_least = <int>p.sum_lo, j
+    for j in range(2):
+        scales[j] = v_load(scale + j * VW)
+        starts[j] = vi_load(start + j * VW)
+    for i in range(rows):
+        for j in range(2):
+            f = v_mul(vi_float(v_iadd(vi_load(sums + j * VW), starts[j])), scales[j])
+            if more:
+                # Small numbers beside this large one are rounded to whole ones, ties to even.
+                f = v_sub(v_add(v_min(hi, v_max(lo, f)), large), large_less)
+                f = v_fma(f, y_ratio, offset)
+                f = v_fma(vi_float(vi_load_bytes(residual + j * VW, VW)), r_ratio, f)
+                q[j] = vi_round(v_min(sum_hi, f))
+            else:
+                # Only the upper bound is needed to convert: what is too low saturates when packed.
+                q[j] = vi_round(v_min(hi, f))
+        if more:
+            vi_store_pair(y, q[0], q[1], 0, sum_least)
+            residual += r_pixel
+        else:
+            vi_store_pair(y, q[0], q[1], y_zero, least)
+        sums += stride
+        y += y_pixel
 
 
 cdef void store(
@@ -163,6 +209,13 @@ cdef void store(
     cdef int64_t j = 0, i
     cdef int n
     cdef uint8_t* out
+    while p.out == OUT_BYTES and j + 2 * VW <= cols:
+        out = (<uint8_t*>y) + j
+        if residual == NULL:
+            store_pair(False, p, sums + j, stride, rows, start + j, scale + j, NULL, out)
+        else:
+            store_pair(True, p, sums + j, stride, rows, start + j, scale + j, residual + j, out)
+        j += 2 * VW
     while j < cols:
         n = <int>min(<int64_t>VW, cols - j)
         b = vi_load(start + j)
@@ -202,7 +255,7 @@ cdef void store(
 
 
 cdef void vector_block(
-    const QConvParams* p, const uint8_t* a, int64_t stride, int64_t rows, const int8_t* w,
+    const QConvParams* p, const act_t* a, int64_t stride, int64_t rows, const wgt_t* w,
     int64_t cols, const int32_t* start, const float* scale, const uint8_t* residual, char* y,
     int64_t item,
 ) noexcept nogil:
@@ -230,7 +283,7 @@ cdef void vector_block(
 
 
 cdef void matrix_block(
-    const QConvParams* p, const uint8_t* a, int64_t stride, int64_t rows, const int8_t* w,
+    const QConvParams* p, const act_t* a, int64_t stride, int64_t rows, const wgt_t* w,
     int64_t cols, const int32_t* start, const float* scale, const uint8_t* residual, char* y,
     int64_t item,
 ) noexcept nogil:
@@ -280,12 +333,12 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     residual or NULL, zero point of x or NULL (one byte), sums of weights to take times that zero
     point from the start (as it) or NULL, scratch, y.
 
-    Scratch per thread: ``block_rows`` rounded up to tiles, times ``depth`` bytes; then one block's
-    start of sums.
+    Scratch per thread: ``block_rows`` rounded up to tiles, times ``depth`` operands; then one
+    block's start of sums.
     """
     cdef const QConvParams* p = <const QConvParams*>c.params
     cdef const uint8_t* x = <const uint8_t*>c.buf[0]
-    cdef const int8_t* weights = <const int8_t*>c.buf[1]
+    cdef const wgt_t* weights = <const wgt_t*>c.buf[1]
     cdef const int32_t* start = <const int32_t*>c.buf[2]
     cdef const float* scale = <const float*>c.buf[3]
     cdef const uint8_t* residual = <const uint8_t*>c.buf[4]
@@ -293,11 +346,13 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef char* y = <char*>c.buf[8]
     cdef int zero = p.x_zero
     cdef int64_t item = 1 if p.out == OUT_BYTES else 4
-    cdef int64_t step = 2 * p.tile_rows if HAVE_AMX else 1
+    cdef int64_t step = p.tile_rows if HAVE_AMX else 1
     cdef int64_t most = (p.block_rows + step - 1) // step * step
-    cdef int64_t room = (most * p.depth + p.block_panels * VW * 4 + VB + 127) // 64 * 64
-    cdef uint8_t* block = (<uint8_t*>c.buf[7]) + thread * room
-    cdef int32_t* moved = <int32_t*>(block + (most * p.depth + VB + 63) // 64 * 64)
+    # Gathering may write 64 bytes more.
+    cdef int64_t size = (most * p.depth * <int64_t>sizeof(act_t) + 127) // 64 * 64
+    cdef int64_t room = size + (p.block_panels * VW * 4 + 63) // 64 * 64
+    cdef act_t* block = <act_t*>((<char*>c.buf[7]) + thread * room)
+    cdef int32_t* moved = <int32_t*>((<char*>block) + size)
     cdef int64_t rows = p.n * p.od * p.oh * p.ow
     cdef int64_t pixels = p.n * p.d * p.h * p.w
     cdef int64_t panels = (p.filters + VW - 1) // VW
@@ -306,8 +361,9 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t units = p.group * panel_blocks * row_blocks
     cdef int64_t unit = share(units, thread, threads), unit_end = share(units, thread + 1, threads)
     cdef int64_t g, pb, r, end, j, i, stride, cols, at, gathered = -1
+    cdef const uint8_t* x_end = x + (pixels - 1) * p.pixel + p.group * p.channels
     cdef const uint8_t* xg
-    cdef const uint8_t* a
+    cdef const act_t* a
     cdef const uint8_t* res = NULL
     cdef const int32_t* begin
     if c.buf[5] != NULL:
@@ -321,15 +377,15 @@ cdef void qconv(const Call* c, int thread, int threads) noexcept nogil:
         r = unit // panel_blocks % row_blocks * p.block_rows
         end = min(r + p.block_rows, rows)
         xg = x + g * p.channels
-        a = xg + r * p.pixel
+        a = <const act_t*>(xg + r * p.pixel)
         stride = p.pixel
         # A tile reads `depth` bytes of whole tiles of rows, which must not pass the input's end
         # (that of its last channel). What is read beyond a row's own bytes meets zero weights.
         i = r + (end - r + step - 1) // step * step
-        if not p.linear or (i - 1) * p.pixel + g * p.channels + p.depth > (
+        if not p.linear or QTAP != 4 or (i - 1) * p.pixel + g * p.channels + p.depth > (
                 (pixels - 1) * p.pixel + p.group * p.channels):
             if gathered != unit // panel_blocks:
-                gather(p, xg, zero, r, end, block)
+                gather(p, xg, x_end, zero, r, end, block)
                 gathered = unit // panel_blocks
             a = block
             stride = p.depth
@@ -363,6 +419,8 @@ def pack_qconv(**values):
 
 
 KERNELS = {"qconv": (<uintptr_t>&qconv, pack_qconv)}
-#: Lanes of a panel; bytes that a packed depth is a multiple of; the most rows of an AMX tile (0:
-#: there is none).
-CONSTANTS = {"QVW": VW, "QDEPTH": 64 if HAVE_AMX else 4, "QTILE": 16 if HAVE_AMX else 0}
+#: Lanes of a panel; how many weights share one of its 32-bit lanes (bytes if 4, else 16-bit
+#: integers); what a packed depth is a multiple of; the most rows of an AMX tile (0: there is none).
+CONSTANTS = {
+    "QVW": VW, "QTAP": QTAP, "QDEPTH": 64 if HAVE_AMX else QTAP, "QTILE": 16 if HAVE_AMX else 0,
+}

@@ -4,7 +4,8 @@ The taps of one kernel column are taken four at a time: their bytes are interlea
 product of four bytes adds four taps to 32-bit sums. An interleaved column serves every output pixel
 whose window meets it, so a run of columns is made first, then the run's pixels. Weights are packed
 ``[channel block][kernel column][group of four][part][VW][4]`` in the order in which interleaving
-leaves the channels (``vb_zip4``); start of sums and scales ``[channel block][part][VW]``. Outside
+leaves the channels (``vb_zip4``), or for instruction sets without such dot products as 16-bit
+integers ``[…][part][even or odd taps][VW][2]``; start of sums and scales ``[channel block][part][VW]``. Outside
 the image a tap reads the zero point, so that the correction for it is the same everywhere and lies
 in the start of the sums.
 """
@@ -26,21 +27,22 @@ cdef struct QDepthwiseParams:
     int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w
     int64_t channels
     int32_t y_zero
-    int32_t least, most             # bounds of the result
-    float lo, hi                    # the same, less y_zero
+    int32_t least                   # bound of the result
+    float lo, hi                    # its bounds, less y_zero
     # With a residual: result * y_ratio + residual * r_ratio + offset, within sum_lo and sum_hi.
     float y_ratio, r_ratio, offset, sum_lo, sum_hi
 
 
 cdef inline void columns(
     const bint whole, const QDepthwiseParams* p, const uint8_t* image, int64_t ih, int64_t iw,
-    int64_t count, int groups, const uint8_t* zeros, int n, vb* z,
+    int64_t count, int groups, const uint8_t* zeros, int n, dot_u* z,
 ) noexcept nogil:
     """``count`` interleaved columns from input column ``iw`` on → z[column][group][part]."""
     cdef const uint8_t* rows[4 * GROUPS]
     cdef int64_t i, k, h
     cdef int g
     cdef vb r0, r1, r2, r3
+    cdef vb parts[4]
     for k in range(4 * groups):
         h = ih + k * p.dilation_h
         rows[k] = NULL
@@ -63,12 +65,14 @@ cdef inline void columns(
                     if rows[4 * g + 1] != NULL: r1 = vb_load_n(rows[4 * g + 1] + i * p.pixel, n)
                     if rows[4 * g + 2] != NULL: r2 = vb_load_n(rows[4 * g + 2] + i * p.pixel, n)
                     if rows[4 * g + 3] != NULL: r3 = vb_load_n(rows[4 * g + 3] + i * p.pixel, n)
-            vb_zip4(r0, r1, r2, r3, z)
+            vb_zip4(r0, r1, r2, r3, parts)
+            for k in range(4):
+                z[k] = dot_u_of(parts[k])
             z += 4
 
 
 cdef inline void pixels(
-    const int kw, const int groups, const QDepthwiseParams* p, const vb* z, int64_t count,
+    const int kw, const int groups, const QDepthwiseParams* p, const dot_u* z, int64_t count,
     const int8_t* w, const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
     int n,
 ) noexcept nogil:
@@ -84,16 +88,16 @@ cdef inline void pixels(
             acc[j] = vi_load(start + j * VW)
         for k in range(kw * groups):
             for j in range(4):
-                acc[j] = dot(acc[j], dot_u_of(
-                    z[(k // groups * p.dilation_w * groups + k % groups) * 4 + j]),
-                    dot_s_load(w + (4 * k + j) * VB))
+                acc[j] = dot(
+                    acc[j], z[(k // groups * p.dilation_w * groups + k % groups) * 4 + j],
+                    dot_s_load(w + (4 * k + j) * <int>sizeof(dot_s)))
         for j in range(4):
             # Only the upper bound is needed to convert: what is too low saturates when packed.
             f = v_mul(vi_float(acc[j]), v_load(scale + j * VW))
             acc[j] = vi_round(v_min(v_set(p.hi), f))
         if residual == NULL:
             out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], p.y_zero)
-            out = vb_clip(out, p.least, p.most)
+            out = vb_max(out, vb_set(p.least))
         else:
             vb_zip4(vb_load_n(residual, n), zero, zero, zero, r)
             for j in range(4):
@@ -124,7 +128,7 @@ cdef void qdepthwise(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t span = (p.kw - 1) * p.dilation_w + 1
     cdef int64_t run = (COLUMNS - span) // p.stride_w + 1
     cdef int64_t b, ow, ih, iw, count, at
-    cdef vb z[COLUMNS * GROUPS * 4]
+    cdef dot_u z[COLUMNS * GROUPS * 4]
     cdef const int8_t* w
     cdef const int32_t* start
     cdef const float* scale
@@ -137,7 +141,7 @@ cdef void qdepthwise(const Call* c, int thread, int threads) noexcept nogil:
         ih = row % p.oh * p.stride_h - p.pad_h
         for b in range(blocks):
             n = <int>min(<int64_t>VB, p.channels - b * VB)
-            w = (<const int8_t*>c.buf[1]) + b * p.kw * groups * 4 * VB
+            w = (<const int8_t*>c.buf[1]) + b * p.kw * groups * 4 * <int>sizeof(dot_s)
             start = (<const int32_t*>c.buf[2]) + b * VB
             scale = (<const float*>c.buf[3]) + b * VB
             ow = 0
@@ -170,5 +174,8 @@ def pack_qdepthwise(**values):
 
 
 KERNELS = {"qdepthwise": (<uintptr_t>&qdepthwise, pack_qdepthwise)}
-#: Channels of a block; the most input columns of a window; the most rows of a kernel.
-CONSTANTS = {"QVB": VB, "QCOLUMNS": COLUMNS, "QROWS": 4 * GROUPS}
+#: Channels of a block; the most input columns of a window; the most rows of a kernel; whether weights
+#: are 16-bit integers.
+CONSTANTS = {
+    "QVB": VB, "QCOLUMNS": COLUMNS, "QROWS": 4 * GROUPS, "QWIDE": sizeof(dot_s) // VB - 1,
+}

@@ -63,6 +63,8 @@ def rows_of(step: Step) -> Rows | None:
         return None
     if p.get("d", 1) != 1 or p.get("od", 1) != 1 or p.get("y_0", 0) or p["n"] > IMAGES:
         return None
+    if p.get("linear") == 2:
+        return None  # its fifth buffer is not the same for all images
     if step.kernel == "pool" and p["kind"] != 0:
         return None  # an average counts the padding that it meets
     residual = ROW_KERNELS[step.kernel][1]

@@ -4,3 +4,4 @@ from ..base import _SizedFamily
 from ..base import qconv as qconv
 
 amx_conv: _SizedFamily
+amx_winograd: _SizedFamily

@@ -19,35 +19,41 @@ from ..lowering import PIECES, Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
-BLOCK, PANEL, MAX_PHASES = 32, 32, 16
+BLOCK, PANEL, MAX_PHASES = 64, 32, 16
 #: Inputs of a window that are gathered, at most.
 RUN_MAX = 512
-#: Pixels in tiles, and the most in vectors after them, at a time.
-TALL, MAX_ROWS = 32, 12
-#: A unit's split input, and its split weights, should stay in the second-level cache.
-SPLIT_BYTES, WEIGHT_BYTES = 512 << 10, 768 << 10
+#: Digits of a number; pixels of a group; pixels whose scales are found before they are split.
+DIGITS, TALL, SOME = 3, 32, 8
+#: The digits of a panel's weights for one block and tap.
+STEP_BYTES = DIGITS * BLOCK * PANEL
+#: Sums of so many products stay within 32-bit integers.
+MOST_PRODUCTS = 40_000
+#: Weights that are packed at a time.
+PACK_BYTES = 1 << 20
+#: A unit's split input should stay in the second-level cache.
+SPLIT_BYTES = 768 << 10
+#: So many weights stay there while pixels are done one group after the other.
+WEIGHT_BYTES = 768 << 10
 #: The split input of one output row is no larger.
 HALO_BYTES = 2 << 20
-#: From this many products in a sum on, two parts of a number are enough.
-DEEP = 2048
+#: Pixels whose inputs have one scale, about: few enough to share among threads, and enough to read
+#: all weights for.
+SCALE_PIXELS = 240
 
-#: Threads share an image by rows, since what a core has written it reads soonest. Images of fewer
-#: pixels for each than this are shared by panels, and split by a step of their own if the copies
-#: stay within this.
-SMALL, SHARED_BYTES = 88, 5 << 19
-#: Multiply-adds of a piece, at least; and its pixels, so that splitting its weights stays cheap.
+#: Threads share an image by rows, since what a core has written it reads soonest; images of fewer
+#: pixels for each than this by panels.
+SMALL = 88
+#: Multiply-adds of a piece, and its pixels, at least.
 PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
 
-# Processor cycles, measured between the times with and without a busy neighbour on the core: one
-# step of TALL + some pixels of a panel, by the number of parts; splitting a block of a pixel, and
-# 32 weights; storing a panel of a pixel. MAC is one multiply-add of the vector units.
-STEP = {3: 850.0, 2: 400.0}
-SPLIT_PIXEL, SPLIT_WEIGHTS, STORE = 20.0, 16.0, 12.0
+# Processor cycles, between those with and without a busy neighbour on the core: one step of TALL
+# pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a panel
+# of a pixel. MAC is one multiply-add of the vector units.
+STEP, HALF_STEP = 1300.0, 800.0
+SPLIT_PIXEL, STORE = 50.0, 60.0
 MAC = 1 / 27.0
-#: Groups of pixels that are not full, of an image that threads share.
-EDGE = 0.5
-#: Tiles with six products must be so much cheaper: threads share them less well than vectors.
-CLEARLY = 0.8
+#: Winograd's products on tiles must be so much cheaper, as they are less accurate than on vectors.
+CLEARLY = 0.93
 
 
 @record(frozen=True)
@@ -111,27 +117,29 @@ class Shape:
         return self.panel_blocks()[1] * prod(self.kernel)
 
     @property
-    def parts(self) -> int:
-        """Parts of a number."""
-        return 2 if self.channels // self.group * prod(self.kernel) >= DEEP else 3
+    def pointwise(self) -> bool:
+        """Whether every output pixel reads one input pixel."""
+        return self.kernel == (1, 1)
 
-    @property
-    def period(self) -> int:
-        """Successive pixels that tiles and vectors compute together."""
-        return TALL + (MAX_ROWS if self.parts == 3 else MAX_ROWS // 2)
+    def scale_rows(self) -> int:
+        """Output rows whose inputs have one scale. (Rows of their own where ``pointwise``.)"""
+        if self.pointwise:
+            return 1
+        parts = max(1, round(self.oh * self.ow / SCALE_PIXELS))
+        return ceil(self.oh / (parts + parts % 2 if parts > 1 else 1))
 
     def cycles(self) -> float:
         """An estimate of the processor cycles that it takes."""
         steps, panels = self.steps(), ceil(self.filters / 16) / 2
         rows = self.n * self.oh * self.ow
         border = 1 + min(self.kernel[1] - 1, 2) / (2 * self.ow) if self.kernel[1] > 1 else 1
-        image = self.oh * self.ow * border
-        groups = self.n * (ceil(image / self.period) + EDGE)
-        pixels = rows if self.kernel == (1, 1) else self.n * self.h * self.w
+        unit = self.oh * self.ow * border / (1 if self.pointwise else self.oh / self.scale_rows())
+        groups, rest = divmod(ceil(unit / 16), 2)
+        units = self.n * self.oh * self.ow * border / unit
+        pixels = rows if self.pointwise else self.n * self.h * self.w
         return (
-            groups * panels * steps * STEP[self.parts]
+            units * panels * steps * (groups * STEP + rest * HALF_STEP)
             + pixels * self.blocks * SPLIT_PIXEL
-            + panels * steps * BLOCK * SPLIT_WEIGHTS
             + rows * panels * STORE
         )
 
@@ -158,25 +166,34 @@ def shape_of(
 
 def choose(
     low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
-) -> bool:
-    """Whether the tile-matrix kernel is there, may be used, and is cheaper than ``macs``."""
+) -> str:
+    """What is cheapest: "amx", "winograd" on tile matrices, where there are any for this, or
+    "" for the vector units' ``macs``."""
+    from . import amx_winograd
+
     if shape is None or low.strict or low.isa != "amx":
-        return False
-    if shape.channels // shape.group < 4:
-        return False
+        return ""
+    if shape.channels // shape.group < 4 or not low.packs.finite(weight):
+        return ""
+    costs = {"vector": macs}
+    winograd = amx_winograd.cycles(shape)
+    if winograd is not None:
+        costs["winograd"] = winograd / MAC / CLEARLY
     ah = axis(shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0])
     aw = axis(shape.kernel[1], shape.strides[1], shape.dilations[1], shape.pads[1])
     phases = len(ah.phases) * len(aw.phases)
-    if phases > MAX_PHASES:
-        return False
     # Long dilations: taps that meet borders alone, or a halo of many rows, are for vectors.
-    row = shape.blocks * shape.parts * 64 * phases * (shape.ow + aw.halo)
+    row = shape.blocks * DIGITS * 64 * phases * (shape.ow + aw.halo)
     reach = max(ah.halo * shape.strides[0] - shape.h, aw.halo * shape.strides[1] - shape.w)
-    if reach >= 0 or (ah.halo and row * (1 + ah.halo) > HALO_BYTES):
-        return False
-    clearly = CLEARLY if shape.parts == 3 else 1.0
-    costs = {"vector": clearly * macs, "amx": shape.cycles() / MAC}
-    return low.choose(kind, costs) == "amx" and low.packs.finite(weight)
+    if (
+        phases <= MAX_PHASES
+        and reach < 0
+        and (not ah.halo or row * (1 + ah.halo) <= HALO_BYTES)
+        and shape.steps() * BLOCK <= MOST_PRODUCTS
+    ):
+        costs["amx"] = shape.cycles() / MAC
+    chosen = low.choose(kind, costs) if len(costs) > 1 else "vector"
+    return "" if chosen == "vector" else chosen
 
 
 def may_scale(low: Lowering, name: str) -> bool:
@@ -187,22 +204,36 @@ def may_scale(low: Lowering, name: str) -> bool:
 
 
 def pack(w: np.ndarray, shape: Shape, isa: str) -> np.ndarray:
-    """``[filters][channels per group][kh][kw]`` → ``[panel][step][BLOCK][PANEL]``."""
+    """``[filters][channels per group][kh][kw]`` → bytes: the digits of all panels, see
+    ``pack_digits``, then what they count, as float32 [panel][PANEL]."""
+    steps, panels = shape.steps(), ceil(shape.filters / PANEL)
+    out = aligned_empty((panels * (steps * STEP_BYTES + 4 * PANEL),), np.uint8)
+    digits = out[: panels * steps * STEP_BYTES].reshape(panels, -1)
+    units = out[panels * steps * STEP_BYTES :].view(np.float32).reshape(panels, PANEL)
+    some = max(1, PACK_BYTES // (steps * BLOCK * PANEL * 4))
+    for j in range(0, panels, some):
+        part = slice(j, min(j + some, panels))
+        kernels.packing(isa).pack_digits(panels_of(w, shape, isa, part), digits[part], units[part])
+    return out
+
+
+def panels_of(w: np.ndarray, shape: Shape, isa: str, part: slice) -> np.ndarray:
+    """Some panels of weights, as float32 ``[panel][step][BLOCK][PANEL]``."""
     kh, kw = shape.kernel
     taps = kh * kw
-    panels = ceil(shape.filters / PANEL)
     first, count = shape.panel_blocks()
     if shape.group == 1:
-        out = aligned_empty((panels, count * taps, BLOCK, PANEL))
+        out = aligned_empty((part.stop - part.start, count * taps, BLOCK, PANEL))
         flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
+        flat = flat[part.start * PANEL : part.stop * PANEL]
         kernels.packing(isa).pack_filters(flat, 1, out, BLOCK)
         return out
-    out = aligned_zeros((panels, count, taps, BLOCK, PANEL))
+    out = aligned_zeros((part.stop - part.start, count, taps, BLOCK, PANEL))
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
-    for j in range(panels):
+    for j in range(part.start, part.stop):
         f0, f1 = j * PANEL, min((j + 1) * PANEL, shape.filters)
-        dense = out[j].transpose(0, 2, 1, 3)  # [block][channel][tap][filter]
+        dense = out[j - part.start].transpose(0, 2, 1, 3)  # [block][channel][tap][filter]
         for g in range(f0 // fg, (f1 - 1) // fg + 1):
             a, b = max(f0, g * fg), min(f1, (g + 1) * fg)
             c0 = g * cg - first[j] * BLOCK
@@ -211,7 +242,7 @@ def pack(w: np.ndarray, shape: Shape, isa: str) -> np.ndarray:
                 dense[k, lo - k * BLOCK : hi - k * BLOCK, :, a - f0 : b - f0] = w[
                     a:b, lo - c0 : hi - c0
                 ].transpose(1, 2, 0)
-    return out.reshape(panels, count * taps, BLOCK, PANEL)
+    return out
 
 
 def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
@@ -293,81 +324,61 @@ def lower(
         lambda: pack(weight if runs is None else pack_runs(weight), shape, low.isa),
     )
     bp = low.packed(("amx bias", bn, shape.filters), lambda: pack_bias(bias, shape.filters))
-    threads = low.threads_for(shape.n * shape.oh * shape.ow * shape.filters * shape.steps() * 8)
-    by_rows = threads == 1 or shape.oh * shape.ow >= SMALL * threads
+    macs = shape.n * shape.oh * shape.ow * shape.filters * shape.channels // shape.group
+    macs *= prod(shape.kernel)
+    threads = low.threads_for(macs)
+    by_rows = shape.oh * shape.ow >= SMALL * threads
     s = shape if runs is not None or (threads > 1 and by_rows) else flatten(shape)
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
     panels = ceil(s.filters / PANEL)
     first, count = s.panel_blocks()
     steps = s.steps()
-    b_bytes = steps * 2 * s.parts * 1024
-    own = 4 * (TALL + MAX_ROWS) * PANEL
-    own += 4 * MAX_ROWS * (s.blocks * prod(s.kernel) * BLOCK + 16)
     phases = [(a, b) for a in ah.phases for b in aw.phases]
     need = s.ow + aw.halo
     data = max(ceil((s.w - f) / s.strides[1]) for f in aw.phases) - aw.first
     width = max(min(data, need), need - max(0, -aw.first), s.ow)
-    slack = max(0, need - width) + 32
+    slack = max(0, need - width) + TALL
 
     def plane(rows: int) -> int:
         return (rows + ah.halo) * width + slack
 
     def bytes_of(rows: int) -> int:
-        return checked_size((s.blocks, s.parts, len(phases), plane(rows)), 64, "split input")
+        return checked_size((s.blocks, DIGITS, len(phases), plane(rows)), 64, "digits")
 
-    macs = s.n * s.oh * s.ow * s.filters * s.channels // s.group * prod(s.kernel)
-    # Small images are split once for all threads; others in blocks of rows that fit a cache.
+    # Where all inputs of some rows have one scale, which rows these are must not depend on threads.
+    rows, block_n = s.scale_rows(), 1
     many = s.n >= 2 * threads
-    shared = (
-        not by_rows and not many and runs is None and s.n * bytes_of(s.oh) <= SHARED_BYTES
-    )  # fmt: skip
-    wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
-    groups = ceil(panels / max(1, WEIGHT_BYTES // b_bytes))
-    period = s.period
-    periods = ceil(((s.oh - 1) * width + s.ow) / period)
-    span = 0
-    rows, block_n = s.oh, 1
-    if shared:
-        # Few spans, as each splits its weights anew; panels side by side, as outputs are.
-        groups = max(groups, min(panels, ceil(wanted / s.n)))
-        spans = 1
-        while groups * s.n * spans < 2 * threads and 2 * spans * PIECE_PIXELS <= periods * period:
-            spans *= 2
-        block_panels = ceil(panels / groups)
-        span = ceil(periods / spans) * period
-        units = ceil(panels / block_panels) * s.n * ceil(periods * period / span)
-    else:
-        while rows > 1 and bytes_of(rows) > (SPLIT_BYTES if groups == 1 else 2 * SPLIT_BYTES):
+    if s.pointwise:
+        rows = s.oh
+        while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
             rows = ceil(rows / 2)
         row_blocks = ceil(s.oh / rows)
         if threads > 1 and not many:
+            wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
             row_blocks = max(row_blocks, min(wanted, s.oh * s.ow // PIECE_PIXELS), threads)
             row_blocks = min(ceil(row_blocks / threads) * threads, s.oh)
         rows = ceil(s.oh / row_blocks)
-        if rows == s.oh:
-            block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
-            if s.n >= threads:
-                block_n = min(block_n, ceil(s.n / threads))
-        units = ceil(s.n / block_n) * ceil(s.oh / rows)
-        if units < threads:
-            groups = max(groups, min(panels, ceil(threads / units)))
-        block_panels = ceil(panels / groups)
-        units *= ceil(panels / block_panels)
+    if rows == s.oh:
+        block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
+        if s.n >= threads:
+            block_n = min(block_n, ceil(s.n / threads))
+    units = ceil(s.n / block_n) * ceil(s.oh / rows)
+    groups = 1
+    if units < PIECES * threads and units % threads:
+        groups = min(panels, threads)
+    block_panels = ceil(panels / groups)
+    units *= ceil(panels / block_panels)
     px = plane(rows)
     offsets = [
-        64 * ((b * s.parts * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
+        64 * ((b * DIGITS * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
         for b in range(count)
         for fh, qh in ah.taps
         for fw, qw in aw.taps
     ]
-    scratch = low.scratch(
-        checked_size(
-            (threads, own + block_panels * b_bytes + (0 if shared else block_n * bytes_of(rows))),
-            1, "scratch",
-        ),
-        threads,
-    )  # fmt: skip
+    per_image = checked_size(((rows * width + TALL) // 16 + 1,), 64, "scales") + bytes_of(rows)
+    own = 4 * ((2 * DIGITS + 1) * TALL * PANEL + SOME * (s.blocks * BLOCK + 16))
+    scratch = low.scratch(checked_size((threads, own + block_n * per_image), 1, "scratch"), threads)
     yp, rp = y.pixel, residual.pixel if residual is not None else 0
     fill = [0] * (MAX_PHASES - len(phases))
     params = dict(
@@ -385,23 +396,17 @@ def lower(
         halo_h=ah.halo, plane=px,
         group_channels=s.channels // s.group if s.group > 1 else 0,
         group_filters=s.filters // s.group if s.group > 1 else 0,
-        parts=s.parts, blocks=s.blocks, steps=steps, block_n=block_n,
-        block_rows=rows, block_panels=block_panels,
-        shared=int(shared), span=span,
+        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
+        pixels_outside=int(block_panels * steps * STEP_BYTES <= WEIGHT_BYTES),
         pre_n=s.channels if scaled and scaled.per_image else 0,
         pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip
-    scale = scaled.scale if scaled else None
-    shift = scaled.shift if scaled else None
-    table = low.constant(np.array(offsets + first, np.int64))
-    copies = None
-    if shared:
-        copies = low.scratch(checked_size((s.n, bytes_of(s.oh)), 1, "split input"), 1)
-        split_work = 16 * s.n * s.h * s.w * s.channels
-        low.step(
-            "amx_split", params, [x, scale, shift, copies], work=split_work, units=s.n * s.blocks
-        )
     low.step(
-        "amx_conv", params, [x, wp, bp, residual, scale, shift, table, scratch, copies, y],
+        "amx_conv", params,
+        [
+            x, wp, bp, residual, scaled.scale if scaled else None,
+            scaled.shift if scaled else None, low.constant(np.array(offsets + first, np.int64)),
+            scratch, y,
+        ],
         macs=macs, threads=threads, units=units,
     )  # fmt: skip

@@ -18,7 +18,6 @@ from ...records import record
 from ...sizes import checked_size
 from ..lowering import Lowering, Scaled, lowers
 from ..memory import CHANNELS_LAST, FLAT, PLAIN, Place
-from . import amx
 from .conv import INF, epilogue
 
 #: Outer dimensions that the kernel takes (``RANK`` in ``kernels/elementwise.pyx``).
@@ -300,7 +299,8 @@ def binary(low: Lowering, node: Node) -> Any:
     if not isinstance(op, Variadic):
         act = getattr(op, "activation", None)
         compute = partial(emit, low, op.kernel, node.inputs, output, low.shape(output), act)
-        if op.kernel == "mul" and act is None and amx.may_scale(low, output):
+        free = output not in low.outputs and output not in low.slices
+        if op.kernel == "mul" and act is None and free:
             scaled = excited(low, node, compute)
             if scaled is not None:
                 return low.postpone(output, scaled)

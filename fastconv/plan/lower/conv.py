@@ -13,9 +13,9 @@ from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
 from ...graph.window import Window
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_empty, aligned_zeros, lowers
+from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from . import amx, depthwise, dilated, vector, winograd
+from . import amx, amx_winograd, depthwise, dilated, vector, winograd
 
 INF = float("inf")
 
@@ -133,12 +133,18 @@ def blocks(
     return block_rows, block_panels
 
 
-def pointer_table(low: Lowering, threads: int, taps: int, wide: int, block_rows: int) -> Place:
-    """Scratch memory for where the rows of a block are read and written."""
+def pointer_table(
+    low: Lowering, threads: int, taps: int, wide: int, block_rows: int, scaled: int = 0
+) -> Place:
+    """Scratch memory for where the rows of a block are read and written.
+
+    And for a tile's inputs, where there are ``scaled`` channels to be scaled.
+    """
     mr = low.vector("MR")
     tiles = ceil(block_rows / (low.vector("MR3") if wide else mr))
-    size = checked_size((threads, tiles * mr, max(1, taps) + 2), 8, "pointer table")
-    return low.scratch(size, threads)
+    each = checked_size((tiles * mr, max(1, taps) + 2), 8, "pointer table")
+    each += checked_size((mr, scaled), 4, "scaled rows")
+    return low.scratch(checked_size((threads, each), 1, "pointer table"), threads)
 
 
 def rows_of_block(low: Lowering, rows: int) -> int:
@@ -176,8 +182,9 @@ def conv(low: Lowering, node: Node) -> Any:
         macs *= -(-filters // VECTOR) * VECTOR / filters
         if group > 1 and channels <= VECTOR:
             macs *= 1 + FEW / channels
-        if shape is not None and amx.choose(low, shape, weight, macs):
-            return lower_amx(low, node, shape)
+        way = amx.choose(low, shape, weight, macs)
+        if shape is not None and way:
+            return lower_amx(low, node, shape, win if way == "winograd" else None)
     few = weight is not None and suits_stage(xs, op.group, win)
     if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
@@ -197,7 +204,11 @@ def conv(low: Lowering, node: Node) -> Any:
             return amx.lower(low, x, wn, bn, r, y, flat, op.activation, runs)
     if few and fixed and not rn and suits_few(ws, win.output[-1], low.vector("FEW_LANES")):
         return lower_few(low, node, win)
-    x = stage(low, xn, win) if few else low.place(xn, CHANNELS_LAST, dense=False)
+    scaled = low.scaled(xn)
+    if scaled and not (fixed and not few and suits_scale(scaled, ws, group, win)):
+        scaled = None
+    source = scaled.source if scaled else xn
+    x = stage(low, xn, win) if few else low.place(source, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
     if fixed and depthwise.suits(win, channels, filters, group):
@@ -245,7 +256,18 @@ def conv(low: Lowering, node: Node) -> Any:
         kernel=kernel, strides=triple(win.strides, 1),
         dilations=triple(win.dilations, 1), pads=pads,
         channels=channels, filters=filters, group=group, wide=wide, act=op.activation,
+        scale=scaled.scale if scaled else None,
     )  # fmt: skip
+
+
+def suits_scale(scaled: Scaled, weight: tuple[int, ...], group: int, win: Window) -> bool:
+    """Whether the ``conv`` kernel can scale the input on its way: a matrix product in place.
+
+    Each tile then meets all weights in turn, so there should be more pixels than these are wide.
+    """
+    plain = all(s == 1 for s in (*win.kernel_shape, *win.strides)) and not any(win.pads)
+    only = scaled.per_image and scaled.shift is None and scaled.lo == -INF
+    return plain and only and group == 1 and weight[0] <= prod(win.output)
 
 
 def suits_few(weight: tuple[int, ...], width: int, lanes: int) -> bool:
@@ -300,16 +322,20 @@ def lower_few(low: Lowering, node: Node, win: Window) -> None:
     )  # fmt: skip
 
 
-def lower_amx(low: Lowering, node: Node, shape: amx.Shape) -> None:
-    """One convolution on tile-matrix hardware."""
+def lower_amx(low: Lowering, node: Node, shape: amx.Shape, win: Window | None) -> None:
+    """One convolution on tile-matrix hardware; ``win``: by Winograd's algorithm."""
     op = node.op
     assert isinstance(op, Conv)
     xn, wn, bn, rn = (*node.inputs, "", "")[:4]
-    scaled = low.scaled(xn)
+    scaled = low.scaled(xn) if win is None else None
     x = low.place(scaled.source if scaled else xn, CHANNELS_LAST, dense=False)
     r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
     y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
-    amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
+    if win is not None:
+        bias = bias_place(low, bn, 1)
+        amx_winograd.lower(low, x, wn, bias, r, y, shape, win, op.activation)
+    else:
+        amx.lower(low, x, wn, bn, r, y, shape, op.activation, scaled=scaled)
 
 
 def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]]:
@@ -413,8 +439,13 @@ def emit(
     out: tuple[int, int, int] | None = None,
     y_strides: tuple[int, int, int, int] | None = None,
     y_0: int = 0,
+    scale: Place | None = None,
 ) -> None:
-    """Append one ``conv`` step; the last three arguments are for the phases of a transposed one."""
+    """Append one ``conv`` step.
+
+    ``out``, ``y_strides`` and ``y_0`` are for the phases of a transposed one; ``scale`` is what the
+    input is multiplied by first, [N][C], where ``suits_scale``.
+    """
     taps = prod(kernel)
     out = out or triple(y.shape[2:], 1)
     n = x.shape[0]
@@ -442,13 +473,14 @@ def emit(
         dilation_d=dilations[0], dilation_h=dilations[1], dilation_w=dilations[2],
         pad_d=pads[0], pad_h=pads[1], pad_w=pads[2],
         channels=channels, filters=filters, group=group, wide=wide,
-        x_g=channels, y_g=filters, r_g=filters, linear=int(linear), y_linear=int(y_linear),
+        x_g=channels, y_g=filters, r_g=filters, linear=2 if scale else int(linear),
+        y_linear=int(y_linear),
         block_rows=sizes[0], block_panels=sizes[1], **epilogue(act),
     )  # fmt: skip
-    zeros = low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
+    zeros = scale or low.packed(("zeros", channels), lambda: aligned_zeros((channels,)))
     macs = rows * filters * group * taps * channels
     threads = low.threads_for(macs)
-    scratch = pointer_table(low, threads, taps, wide, sizes[0])
+    scratch = pointer_table(low, threads, taps, wide, sizes[0], channels if scale else 0)
     low.step(
         "conv", params, [x, weights, bias, residual, zeros, scratch, y], macs=macs, threads=threads
     )

@@ -15,6 +15,8 @@ from ..memory import Place
 MAX_KW, STRIP, MAX_TILES = 64, 8, 16
 #: Vectors of so many lanes and more can be shuffled by one instruction.
 SHUFFLED = 8
+#: A multiply-add takes so many times as long as one of a matrix product.
+SLOWER = 3
 #: Input rows that a strip shares with the next output row should stay in the first-level cache.
 CACHE_BYTES = 24 << 10
 
@@ -121,7 +123,8 @@ def lower(
         block_tiles=block_tiles, **epilogue(act),
     )  # fmt: skip
     kernel = "depthwise" if each == 1 else "grouped"
-    low.step(kernel, params, [x, weights, bias, residual, y], macs=macs, threads=threads)
+    work = SLOWER * macs
+    low.step(kernel, params, [x, weights, bias, residual, y], work, macs=macs, threads=threads)
 
 
 def blocks(
@@ -169,7 +172,9 @@ def blocks(
         width, strips = max(vw, channels // vw * vw), MAX_TILES
     strips = ceil(tiles / ceil(tiles / strips))
     rows = oh
-    if threads > 1:
+    if threads > 1 and n * oh * ow * 7 < channels:
+        width = max(vw, min(width, channels // (4 * threads) // vw * vw))
+    elif threads > 1:
         # By rows first, as convolutions are shared: what a core has written it reads soonest.
         per = n * max(1, channels // width)
         count = max(1, ceil(4 * threads / per), threads if n < threads <= oh else 1)

@@ -35,6 +35,9 @@ from .qbase import BYTES, S8, U8, Output, bounds, fetch, scale_of
 OUT_BYTES, OUT_SUMS, OUT_FLOATS = range(3)
 #: Operands of one block of rows should stay in the second-level cache.
 BLOCK_BYTES, BLOCK_ROWS = 256 << 10, 512
+#: Units of work per thread, so that a thread that is held up leaves some to others; but no fewer
+#: rows than these, since every unit reads all weights.
+PARTS, PART_ROWS = 4, 96
 
 
 def pieces(w: np.ndarray) -> list[np.ndarray]:
@@ -49,16 +52,17 @@ def pieces(w: np.ndarray) -> list[np.ndarray]:
 
 
 def pack_filters(w: np.ndarray, group: int, isa: str) -> np.ndarray:
-    """Pack ``[filters][depth]`` into ``[group][panel][depth/4][lanes][4]``, depth rounded up."""
+    """Pack ``[filters][depth]`` into ``[group][panel][depth/tap][lanes][tap]``, rounded up."""
     sizes = kernels.family_constants("qconv", isa)
-    lanes, unit = sizes["QVW"], sizes["QDEPTH"]
+    lanes, unit, tap = sizes["QVW"], sizes["QDEPTH"], sizes["QTAP"]
+    dtype = np.int8 if tap == 4 else np.int16
     filters, depth = w.shape
     fg = filters // group
     full, panels = -(-depth // unit) * unit, -(-fg // lanes)
-    out = aligned_zeros((group, panels, full // 4, lanes, 4), np.int8)
-    wide = np.zeros((group, panels * lanes, full), np.int8)
+    out = aligned_zeros((group, panels, full // tap, lanes, tap), dtype)
+    wide = np.zeros((group, panels * lanes, full), dtype)
     wide[:, :fg, :depth] = w.reshape(group, fg, depth)
-    out[:] = wide.reshape(group, panels, lanes, full // 4, 4).swapaxes(2, 3)
+    out[:] = wide.reshape(group, panels, lanes, full // tap, tap).swapaxes(2, 3)
     return out
 
 
@@ -180,22 +184,13 @@ def emit(
         return
     depth = -(-taps * channels // sizes["QDEPTH"]) * sizes["QDEPTH"]
     linear = (kernel, strides, pads) == ((1, 1, 1), (1, 1, 1), (0, 0, 0)) and out == image[1:]
-    panels = -(-count // lanes)
+    panels, item = -(-count // lanes), 4 // sizes["QTAP"]
     macs = rows * count * group * taps * channels
     threads = low.threads_for(macs // 8)
-    tile_rows = min(tile, ceil(rows / ceil(rows / tile))) if tile else 0
-    unit = 2 * tile_rows or 12
-    most = max(unit, min(BLOCK_ROWS, BLOCK_BYTES // depth) // unit * unit)
-    row_blocks = ceil(rows / most)
-    if threads > 1:
-        row_blocks = max(row_blocks, min(ceil(rows / unit), ceil(2 * threads / group)))
-        row_blocks = ceil(row_blocks / threads) * threads
-    block_rows = ceil(ceil(rows / row_blocks) / unit) * unit
-    block_panels = panels
-    have = ceil(rows / block_rows) * group
-    if threads > 1 and have < 2 * threads:
-        block_panels = max(1, ceil(panels / ceil(2 * threads / have)))
-        block_panels += block_panels % 2
+    block_rows, block_panels = blocks(
+        rows, panels, group, depth * item, taps * channels, count, 2 * tile or 12, threads
+    )
+    tile_rows = ceil(block_rows / ceil(block_rows / tile)) if tile else 0
     params = dict(
         n=n, d=image[1], h=image[2], w=image[3], pixel=pixels[0],
         od=out[0], oh=out[1], ow=out[2], y_pixel=pixels[1], r_pixel=pixels[2],
@@ -213,8 +208,9 @@ def emit(
         low32 = (filters.sums & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
         sums = low.constant(pack_rows(low32, group, low.isa, np.int32))
     scale = np.broadcast_to(requantise.scale.astype(np.float32), (count * group,))
-    step = max(1, 2 * tile_rows)
-    room = -(-block_rows // step) * step * depth + block_panels * lanes * 4 + 192
+    step = max(1, tile_rows)
+    room = (-(-block_rows // step) * step * depth * item + 127) // 64 * 64
+    room += (block_panels * lanes * 4 + 63) // 64 * 64
     places = [
         x,
         filters.weights,
@@ -223,10 +219,43 @@ def emit(
         residual,
         dynamic,
         sums,
-        low.scratch(checked_size((threads, room + 64), 1, "gathered rows")),
+        low.scratch(checked_size((threads, room), 1, "gathered rows"), threads),
         y,
     ]
-    low.step("qconv", params, places, macs=macs, threads=threads)
+    units = ceil(rows / block_rows) * ceil(panels / block_panels) * group
+    low.step("qconv", params, places, macs=macs, threads=threads, units=units)
+
+
+def blocks(
+    rows: int, panels: int, group: int, row: int, depth: int, count: int, unit: int, threads: int
+) -> tuple[int, int]:
+    """Rows and panels of a unit of work: equal parts, a multiple of the threads of them.
+
+    Rows are cut, since the kernels before and after are cut alike, and what another core has
+    written is dear to read; but filters where there are few rows, or where reading half of large
+    weights saves more than that costs.
+
+    Args:
+        rows, panels, group: how many there are (panels per group).
+        row: bytes of a row's operands.
+        depth, count: weights of a filter, and filters of a group.
+        unit: rows that are computed together.
+        threads: how many share the step.
+    """
+    most = max(unit, min(BLOCK_ROWS, BLOCK_BYTES // row))
+    if threads == 1:
+        return ceil(rows / ceil(rows / most)), panels
+    saved = depth * count * (threads - 1) // threads
+    few = rows * group < threads * unit
+    if group == 1 and rows <= 2 * most and (few or saved > rows * (2 * depth + count)):
+        # Every part gathers all rows.
+        each = ceil(panels / (threads * (PARTS if rows == 1 else PARTS // 2)))
+        return rows, each + each % 2
+    parts = max(ceil(rows / most), min(PARTS * threads, rows // PART_ROWS))
+    parts = max(parts, min(threads, ceil(rows / unit)))
+    if group % threads:
+        parts = ceil(parts / threads) * threads
+    return ceil(rows / parts), panels
 
 
 def pixel_of(place: Place | None) -> int:
@@ -342,7 +371,7 @@ def emit_conv(
             y_pixel=y.pixel, r_pixel=pixel_of(residual), kh=kernel[1], kw=kernel[2],
             stride_h=strides[1], stride_w=strides[2], dilation_h=dilations[1],
             dilation_w=dilations[2], pad_h=pads[1], pad_w=pads[2], channels=group,
-            least=requantise.bounds[0], most=requantise.bounds[1], **requantise.fields(),
+            least=requantise.bounds[0], **requantise.fields(),
         )  # fmt: skip
         scale = np.broadcast_to(requantise.scale, (group,))
         lanes = sizes["QVB"]
@@ -350,7 +379,7 @@ def emit_conv(
             x,
             low.packed(
                 ("qdepthwise", wn, kernel),
-                lambda: pack_depthwise(flat.reshape(group, *kernel[1:]), lanes),
+                lambda: pack_depthwise(flat.reshape(group, *kernel[1:]), lanes, sizes["QWIDE"]),
             ),
             low.constant(pack_channels(start, lanes, np.int32)),
             low.constant(pack_channels(scale, lanes, np.float32)),
@@ -392,8 +421,12 @@ def pack_channels(v: np.ndarray, lanes: int, dtype: Any) -> np.ndarray:
     return out
 
 
-def pack_depthwise(w: np.ndarray, lanes: int) -> np.ndarray:
-    """Pack ``[channels][kh][kw]`` into ``[block][kw][kh/4][part][VW][4]``."""
+def pack_depthwise(w: np.ndarray, lanes: int, apart: int) -> np.ndarray:
+    """Pack ``[channels][kh][kw]`` into ``[block][kw][kh/4][part][VW][4]``.
+
+    With ``apart`` they are 16-bit integers, ``[block][kw][kh/4][part][2][VW][2]``: of four taps the
+    even ones first.
+    """
     channels, kh, kw = w.shape
     blocks, groups = -(-channels // lanes), -(-kh // 4)
     wide = np.zeros((blocks * lanes, kw, groups * 4), np.int8)
@@ -401,6 +434,10 @@ def pack_depthwise(w: np.ndarray, lanes: int) -> np.ndarray:
     out = aligned_zeros((blocks, kw * groups, lanes, 4), np.int8)
     ordered = wide.reshape(blocks, lanes, kw * groups, 4)[:, channel_order(lanes)]
     out[:] = ordered.swapaxes(1, 2)
+    if apart:
+        taps = out.reshape(blocks, kw * groups, 4, lanes // 4, 2, 2)
+        out = aligned_zeros((blocks, kw * groups, 4, 2, lanes // 4, 2), np.int16)
+        out[:] = np.moveaxis(taps, -1, 3)
     return out
 
 
