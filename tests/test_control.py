@@ -84,6 +84,25 @@ def test_an_if_that_asks_for_a_shape_is_decided_when_the_plan_is_made(rows):
     np.testing.assert_array_equal(m(x), expected)
 
 
+def test_weights_of_one_name_in_both_branches_are_kept_apart():
+    text = BY_SHAPE.replace("float[k] y", "float[k,m] y")
+    text = (
+        text[: text.index("then_branch")]
+        + """
+        then_branch = one () => (float[k,m] a) {
+            w = Constant <value = float[3,2] {1, 2, 3, 4, 5, 6}> ()  a = MatMul (x, w) },
+        else_branch = two () => (float[k,m] a) {
+            w = Constant <value = float[3,3] {1, 0, 0, 0, 5, 0, 0, 0, 9}> ()  a = MatMul (x, w) }
+    >
+}"""
+    )
+    m = load(text)
+    weights = np.arange(1, 7, dtype=np.float32).reshape(3, 2), np.diag(np.float32([1, 5, 9]))
+    for rows in (1, 2, 1, 3):
+        x = np.arange(3 * rows, dtype=np.float32).reshape(rows, 3)
+        np.testing.assert_array_equal(m(x), x @ weights[rows > 1])
+
+
 def test_the_branch_that_does_not_run_may_be_impossible():
     text = BY_SHAPE.replace("Squeeze (x, zero)", "Reshape (x, c7)  ").replace(
         "then_branch = one () => (float[k] a) {",

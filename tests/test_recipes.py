@@ -13,8 +13,10 @@ from fastconv.graph.activation import Activation
 from fastconv.graph.ops.activations import Clip, LeakyRelu
 from fastconv.graph.ops.binary import Add, Mul
 from fastconv.graph.ops.conv import Conv
+from fastconv.graph.ops.logic import Identity
 from fastconv.graph.ops.pool import GlobalAveragePool
 from fastconv.graph.ops.resize import Resize
+from fastconv.graph.ops.shape import Flatten, Reshape
 from fastconv.plan import PackCache, make_plan
 from fastconv.plan.choice import Choices
 from fastconv.plan.memory import CONST
@@ -168,3 +170,54 @@ def test_any_sequence_of_shapes_gives_the_results_of_a_fresh_engine():
         x = rng.standard_normal((1, 24, h, w)).astype(np.float32)
         got = engine.run({"x": x})["y2"]
         assert got.tobytes() == Engine(graph, 2).run({"x": x})["y2"].tobytes()
+
+
+def same_as_without(nodes, consts, inputs, outputs):
+    """Whether a graph's plans, made again and again, are as they are without recipes."""
+    types = {n: TensorType(F32, (1, 16, 5, Sym("W"))) for n in inputs}
+    graph = Graph("g", nodes, inputs, outputs, consts, types)
+    packs = PackCache()
+    for width in (5, 6, 5, 7):
+        given = {n: TensorType(F32, (1, 16, 5, width)) for n in inputs}
+        want = described(planned(graph, given, PackCache(), recipes=False))
+        for _ in range(2):
+            assert described(planned(graph, given, packs)) == want
+
+
+def pooled(x, name):
+    return Node(GlobalAveragePool(), [x], [name], name)
+
+
+def test_a_layout_that_an_input_gets_later_is_not_asked_for():
+    nodes = []
+    for k in range(3):
+        nodes += [
+            pooled(f"x{k}", f"p{k}"),
+            Node(Identity(), [f"p{k}"], [f"i{k}"], f"i{k}"),
+            Node(Flatten(), [f"p{k}"], [f"f{k}"], f"f{k}"),  # p is plain, too, from here on
+            Node(LeakyRelu(), [f"i{k}"], [f"y{k}"], f"y{k}"),
+            Node(LeakyRelu(), [f"f{k}"], [f"z{k}"], f"z{k}"),
+        ]
+    outputs = [f"{n}{k}" for k in range(3) for n in "yz"]
+    same_as_without(nodes, {}, ["x0", "x1", "x2"], outputs)
+
+
+def test_inputs_that_share_memory_are_not_taken_for_ones_that_do_not():
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((16, 16, 1, 1)).astype(np.float32)
+    consts = {"w": w, "shape": np.int64([1, 16, 1, 1])}
+    nodes, outputs = [], []
+    for k, other in enumerate(["x0", "x1", "x0", "x1"]):
+        nodes += [pooled("x0", f"p{k}"), Node(Flatten(), [f"p{k}"], [f"f{k}"], f"f{k}")]
+        added = f"f{k}"
+        if other == "x1":
+            nodes += [pooled("x1", f"o{k}"), Node(Flatten(), [f"o{k}"], [f"g{k}"], f"g{k}")]
+            nodes.append(Node(LeakyRelu(), [f"f{k}"], [f"r{k}"], f"r{k}"))
+            outputs.append(f"r{k}")
+            added = f"g{k}"
+        nodes.append(Node(Reshape(), [added, "shape"], [f"a{k}"], f"a{k}"))
+        # Its residual is the memory of its input, or that of another value.
+        nodes.append(Node(Conv(), [f"p{k}", "w", "", f"a{k}"], [f"c{k}"], f"c{k}"))
+        nodes.append(Node(LeakyRelu(), [f"c{k}"], [f"y{k}"], f"y{k}"))
+        outputs.append(f"y{k}")
+    same_as_without(nodes, consts, ["x0", "x1"], outputs)

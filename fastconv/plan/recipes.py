@@ -43,8 +43,10 @@ SMALL_CONSTANT = 16 << 10
 FEW_ELEMENTS = 16
 #: Attributes that are equal only where they are the same.
 PLAIN_TYPES = frozenset({int, str, type(None)})
+#: Where a node's inputs lay before it was lowered: (input, layout, place).
+Given = list[tuple[int, str, Place]]
 #: Which part of a plan was made for a node: how much there was of it before and after.
-Made = tuple["Kind", tuple[int, ...], tuple[int, ...]]
+Made = tuple["Kind", Given, tuple[int, ...], tuple[int, ...]]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
 #: Where a place of a recipe comes from.
@@ -92,14 +94,15 @@ class Recipe:
         locals: the places made: (where their memory is from, start, shape, dtype, …).
         named: which of these belongs to which input or output, in which layout.
         parts: the steps.
-        constants: by node, the constants behind ``locals`` (None for other memory).
+        constants: by a node's id, the node and the constants behind ``locals`` (None for other
+            memory).
     """
 
     buffers: list[tuple[int, int | None]]
     locals: list[tuple[Any, ...]]
     named: list[tuple[bool, int, str, tuple[Any, ...]]]
     parts: list[Part]
-    constants: dict[int, list[Buffer | None]]
+    constants: dict[int, tuple[Node, list[Buffer | None]]]
 
 
 class Recipes:
@@ -121,6 +124,7 @@ class Recipes:
         self._alike = alike
         self._kinds: dict[int, Kind] = {}
         self._numbers: dict[Hashable, int] = {}
+        self._values: dict[int, np.ndarray] = {}  # constants whose ids are in numbered keys
         self.stored = {n: TensorType(a.dtype, a.shape) for n, a in graph.consts.items()}
         self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
@@ -152,10 +156,12 @@ class Recipes:
             elif array is None:
                 fixed.append(names.index(name))
             elif shapes_only:
+                first = next(i for i, n in enumerate(names) if consts.get(n) is array)
                 fixed.append((array.dtype, array.shape, array.flags.c_contiguous,
-                              array.flags.aligned, names.index(name)))  # fmt: skip
+                              array.flags.aligned, first))  # fmt: skip
             else:
-                fixed.append(("value", id(array)))  # the graph keeps it, and with it its id
+                self._values[id(array)] = array  # an id says which it is while it is kept
+                fixed.append(("value", id(array), names.index(name)))
         number = -1
         if not (op.control or op.dynamic) and op.deterministic:
             try:
@@ -202,7 +208,8 @@ class Recipes:
         What ``whole`` does becomes a recipe when a node of the same kind comes a second time.
         """
         kind = self.kind(node)
-        key = self._key(low, kind)
+        given: Given = []
+        key = self._key(low, kind, given)
         if key is None:
             return whole(low, node)
         recipe = self._recipes.get(key, self)  # itself: none was tried
@@ -213,7 +220,7 @@ class Recipes:
         before = position(low)
         whole(low, node)
         if recipe is self:
-            made = kind, before, position(low)
+            made = kind, given, before, position(low)
             if hash(key) in self._seen:
                 self._keep(key, low, made)
             else:
@@ -229,8 +236,11 @@ class Recipes:
         recipe = self._recipes[key] = write(low, made)
         return recipe
 
-    def _key(self, low: Lowering, kind: Kind) -> tuple[Any, ...] | None:
-        """What the steps of a node depend on; None where it has to be lowered for itself."""
+    def _key(self, low: Lowering, kind: Kind, given: Given) -> tuple[Any, ...] | None:
+        """What the steps of a node depend on; None where it has to be lowered for itself.
+
+        ``given`` is filled with the places of its inputs.
+        """
         if kind.number < 0:
             return None
         key: list[Any] = [kind.number]
@@ -238,7 +248,8 @@ class Recipes:
             key.append(low.slices.get(name))
             key.append(name in low.outputs)
         types, places = low.types, low.places
-        for name in kind.varying:
+        buffers: list[int] = []
+        for name, i in zip(kind.varying, kind.places):
             t = types.get(name)
             if t is None or name in low.postponed:
                 return None
@@ -248,10 +259,15 @@ class Recipes:
                 p = places.get((name, layout))
                 if p is None:
                     key.append(None)
-                elif p.start or not p.dense:
+                    continue
+                if p.start or not p.dense:
                     return None
-                else:
-                    key.append((p.buffer.kind, p.channels))
+                b = id(p.buffer)
+                if b not in buffers:
+                    buffers.append(b)
+                # Which places share memory counts: an output may share it with one of them.
+                key.append((p.buffer.kind, p.pixel, p.channels, buffers.index(b)))
+                given.append((i, layout, p))
         return tuple(key)
 
 
@@ -289,11 +305,11 @@ class _Unwritable(Exception):
 
 def write(low: Lowering, made: Made) -> Recipe | None:
     """What was done for a node as a recipe; None where it cannot be said as one."""
-    kind, (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made
+    kind, given, (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made
     if others != others_after:
         return None
     try:
-        return _Writer(low, kind, b0, b1, p0, p1).recipe(low.steps[s0:s1])
+        return _Writer(low, kind, given, b0, b1, p0, p1).recipe(low.steps[s0:s1])
     except _Unwritable:
         return None
 
@@ -301,7 +317,9 @@ def write(low: Lowering, made: Made) -> Recipe | None:
 class _Writer:
     """Names the places of one node's steps by their roles."""
 
-    def __init__(self, low: Lowering, kind: Kind, b0: int, b1: int, p0: int, p1: int) -> None:
+    def __init__(
+        self, low: Lowering, kind: Kind, given: Given, b0: int, b1: int, p0: int, p1: int
+    ) -> None:
         self.low = low
         self.kind = kind
         self.inputs = list(kind.node.inputs)
@@ -310,15 +328,13 @@ class _Writer:
         self.buffers = low.arena.buffers[b0:b1]
         self.number = {id(b): i for i, b in enumerate(self.buffers)}
         self.added = list(islice(low.places.items(), p0, p1))
-        new = {k for k, _ in self.added}
         self.given: dict[int, tuple[Any, ...]] = {}
         self.within: dict[int, tuple[int, str]] = {}
-        for i, name in zip(kind.places, kind.varying, strict=True):
-            for layout in LAYOUTS:
-                p = low.places.get((name, layout))
-                if p is not None and (name, layout) not in new:
-                    self.given[id(p)] = (INPUT, i, layout)
-                    self.within.setdefault(id(p.buffer), (i, layout))
+        for i, layout, p in given:
+            if low.places.get((self.inputs[i], layout)) is not p:
+                raise _Unwritable  # it was moved
+            self.given[id(p)] = (INPUT, i, layout)
+            self.within.setdefault(id(p.buffer), (i, layout))
         self.made: dict[int, tuple[Any, ...]] = {}
         self.locals: list[tuple[Any, ...]] = []
 
@@ -440,12 +456,12 @@ def constants(low: Lowering, node: Node, recipe: Recipe) -> list[Buffer | None] 
 def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
     """Append a node's steps by a recipe; False, having done nothing, where that cannot be."""
     node = kind.node
-    consts = recipe.constants.get(id(node))
-    if consts is None:
+    own, consts = recipe.constants.get(id(node), (None, None))
+    if consts is None or own is not node:
         consts = constants(low, node, recipe)
         if consts is None:
             return False
-        recipe.constants[id(node)] = consts
+        recipe.constants[id(node)] = node, consts
     inputs, outputs, places = node.inputs, node.outputs, low.places
     buffers = []
     for nbytes, parts in recipe.buffers:
@@ -464,22 +480,22 @@ def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
         made.append(Place(memory, *form))
     for p in recipe.parts:
         count = len(low.steps)
-        own: list[Place | None] = []
+        used: list[Place | None] = []
         for r in p.places:
             if r[0] == LOCAL:
                 place = made[r[1]]
             elif r[0] == INPUT:
                 place = places[inputs[r[1]], r[2]]
             else:
-                own.append(None)
+                used.append(None)
                 continue
-            own.append(place)
+            used.append(place)
             b = place.buffer
             if b.kind == ARENA:
                 if b.first < 0:
                     b.first = count
                 b.last = count
-        step = lowering.Step(p.kernel, node, p.params, own, p.threads, p.macs, p.pieces)
+        step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
         step.part = p
         low.steps.append(step)
     for output, i, layout, r in recipe.named:

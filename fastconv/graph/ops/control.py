@@ -239,10 +239,12 @@ class If(Control):
     ) -> tuple[list[Node], dict[str, np.ndarray]]:
         """The chosen subgraph as nodes of the graph around ``node``, and its constants.
 
-        Values have names of their own there, the same ones each time.
+        Values have names of their own there, the same ones each time; those of one branch differ
+        from those of the other, which may have equal names in the file.
         """
         body = self.chosen(condition)
-        prefix = f"{node.name}#{self.serial}/"
+        branch = "then" if body is self.bodies["then_branch"] else "else"
+        prefix = f"{node.name}#{self.serial}/{branch}/"
         names = {o: prefix + o for n in body.nodes for o in n.outputs if o}
         names.update((c, prefix + c) for c in body.consts)
         names.update(zip(self.captured, node.inputs[self.own :], strict=True))

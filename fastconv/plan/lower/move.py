@@ -240,7 +240,7 @@ def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill
     step = inner * groups[-1][0]
     outer: list[np.ndarray] = []
     for size, table in reversed(groups[:-1]):
-        t = np.arange(0, size * step, step, dtype=np.int64) if table is None else table * step
+        t = np.arange(size) * step if table is None else table * step
         if table is not None and (table < 0).any():
             t[table < 0] = -1
         outer.insert(0, t.astype(np.int64, copy=False))
