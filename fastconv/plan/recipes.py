@@ -6,13 +6,15 @@ and excitation, heads behind a global pool), they are the same in every plan of 
 :class:`Recipe` is the steps of one node with their memory named by role (input 0, output 0, scratch
 memory) rather than by buffer; following it for another node appends the same steps.
 
-Two nodes are of one kind if they have equal operators, and constants of the same types: what a
+Two nodes are of one kind if they have equal operators and the very same constants, which may hold
+axes or sizes. For ``SHAPES_ONLY`` it is enough that these are of the same types: what a
 convolution's steps are does not depend on the values of its weights, but for whether these are
-finite. For other operators the very constants count, as they may hold axes or sizes.
+finite.
 
-So a lowering may go by its node's operator, by types, by where inputs lie, by ``low.outputs`` and
-``low.slices`` of its outputs, and by settings of the plan: by nothing else. What it does beyond
-steps, places and packed constants (postponing a value, a part of a Concat's buffer) makes none.
+So a lowering may go by its node's operator and constants, by types, by where inputs lie and which
+of them share memory, by ``low.outputs`` and ``low.slices`` of its outputs, and by settings of the
+plan: by nothing else. What it does beyond steps, places and packed constants (postponing a value, a
+part of a Concat's buffer, a Python step) makes none.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..graph import Graph, Node, Op, TensorType
-from ..graph.ops.binary import Binary, Pow
+from ..graph.ops.binary import Add, Div, Max, Mean, Min, Mul, Sub, Sum
 from ..graph.ops.conv import Conv
 from ..records import record
 from . import lowering
@@ -41,6 +43,9 @@ MOST, MOST_RECIPES = 1024, 1024
 SMALL_CONSTANT = 16 << 10
 #: Values computed from shapes are compared by their elements if they are as few as this.
 FEW_ELEMENTS = 16
+#: Operators, these very classes, whose lowerings ask of constants but their types, and whether the
+#: weights of a convolution are finite.
+SHAPES_ONLY = frozenset({Conv, Add, Sub, Mul, Div, Min, Max, Sum, Mean})
 #: Attributes that are equal only where they are the same.
 PLAIN_TYPES = frozenset({int, str, type(None)})
 #: Where a node's inputs lay before it was lowered: (input, layout, place).
@@ -146,7 +151,7 @@ class Recipes:
 
     def _kind(self, node: Node) -> Kind:
         op, consts = node.op, self.graph.consts
-        shapes_only = self._alike and isinstance(op, (Conv, Binary)) and not isinstance(op, Pow)
+        shapes_only = self._alike and type(op) in SHAPES_ONLY
         names = list(node.inputs)
         fixed: list[Hashable] = []
         for name in names:

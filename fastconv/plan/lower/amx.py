@@ -20,6 +20,8 @@ from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
 BLOCK, PANEL, MAX_PHASES = 64, 32, 16
+#: Input channels of a group, at least.
+LEAST = 4
 #: Inputs of a window that are gathered, at most.
 RUN_MAX = 512
 #: Digits of a number; pixels of a group; pixels whose scales are found before they are split.
@@ -164,6 +166,11 @@ def shape_of(
     )  # fmt: skip
 
 
+def usable(low: Lowering) -> bool:
+    """Whether there are tile matrices, and they may be used."""
+    return low.isa == "amx" and not low.strict
+
+
 def choose(
     low: Lowering, shape: Shape | None, weight: np.ndarray, macs: float, kind: str = "amx"
 ) -> str:
@@ -171,9 +178,9 @@ def choose(
     "" for the vector units' ``macs``."""
     from . import amx_winograd
 
-    if shape is None or low.strict or low.isa != "amx":
+    if shape is None or not usable(low):
         return ""
-    if shape.channels // shape.group < 4 or not low.packs.finite(weight):
+    if shape.channels // shape.group < LEAST or not low.packs.finite(weight):
         return ""
     costs = {"vector": macs}
     winograd = amx_winograd.cycles(shape)
@@ -198,9 +205,7 @@ def choose(
 
 def may_scale(low: Lowering, name: str) -> bool:
     """Whether a value that is only a scaled one may be left to the convolutions that read it."""
-    return (
-        low.isa == "amx" and not low.strict and name not in low.outputs and name not in low.slices
-    )
+    return usable(low) and name not in low.outputs and name not in low.slices
 
 
 def pack(w: np.ndarray, shape: Shape, isa: str) -> np.ndarray:

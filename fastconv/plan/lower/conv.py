@@ -175,7 +175,8 @@ def conv(low: Lowering, node: Node) -> Any:
         r = low.place(rn, CHANNELS_LAST, dense=False) if rn else None
         y = low.new(node.outputs[0], CHANNELS_LAST, strided=True)
         return depthwise.lower(low, x, wn, bn, r, y, win, op.activation)
-    if fixed and not depthwise.suits(win, channels, filters, group):
+    tiles = fixed and amx.usable(low)
+    if tiles and channels >= amx.LEAST and not depthwise.suits(win, channels, filters, group):
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert weight is not None
         macs = min(winograd.costs(low, xs, win.output, ws[0], win, group).values())
@@ -186,7 +187,7 @@ def conv(low: Lowering, node: Node) -> Any:
         if shape is not None and way:
             return lower_amx(low, node, shape, win if way == "winograd" else None)
     few = weight is not None and suits_stage(xs, op.group, win)
-    if few and fixed and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
+    if few and tiles and len(xs) == 4 and prod(ws[1:]) <= amx.RUN_MAX:
         shape = amx.shape_of(xs, win.output, ws[0], group, win)
         assert shape is not None
         assert weight is not None
@@ -343,6 +344,8 @@ def prune(win: Window, size: tuple[int, ...]) -> tuple[Window, tuple[slice, ...]
 
     Returns the smaller window and the taps that it keeps on each axis.
     """
+    if all(k == 1 for k in win.kernel_shape):
+        return win, (slice(0, 1),) * len(size)
     cut, begin = [], []
     for a, n in enumerate(size):
         step, pad = win.dilations[a], win.pads[a]
