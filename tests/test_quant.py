@@ -286,6 +286,31 @@ def test_conv_integer(dynamic):
     agree(op, [signed, w, np.array(-3, np.int8)], consts=(1,) if dynamic else (1, 2), threads=(1,))
 
 
+def test_nodes_that_share_weights_have_zero_points_of_their_own():
+    rng = np.random.default_rng(5)
+    w, m = rng.integers(0, 100, (8, 4, 1, 1), np.uint8), rng.integers(0, 100, (4, 8), np.uint8)
+    text = """
+    <ir_version: 9, opset_import: ["" : 18]>
+    g (uint8[1,4,3,3] x, uint8[9,4] a) => (int32[1,8,3,3] y0, int32[1,8,3,3] y1, int32[9,8] b0,
+                                           int32[9,8] b1)
+    <uint8 zero = {0}, uint8 z0 = {3}, uint8 z1 = {40}> {
+        y0 = ConvInteger (x, w, zero, z0)
+        y1 = ConvInteger (x, w, zero, z1)
+        b0 = MatMulInteger (a, m, zero, z0)
+        b1 = MatMulInteger (a, m, zero, z1)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(v, n) for v, n in ((w, "w"), (m, "m"))
+    )
+    a = rng.integers(0, 255, (9, 4), np.uint8)
+    out = fastconv.load(model.SerializeToString()).run({"x": a.T.reshape(1, 4, 3, 3), "a": a})
+    for k, z in enumerate((3, 40)):
+        filters = w.reshape(8, 4).astype(np.int32) - z
+        assert (out[f"y{k}"].reshape(8, 9) == filters @ a.T.astype(np.int32)).all()
+        assert (out[f"b{k}"] == a.astype(np.int32) @ (m.astype(np.int32) - z)).all()
+
+
 # Element-wise operators and pools.
 
 SCALES = {

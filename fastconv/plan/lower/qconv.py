@@ -93,7 +93,10 @@ class Filters:
 def filters_of(
     low: Lowering, name: str, w: np.ndarray, group: int, how: tuple[Any, ...]
 ) -> Filters:
-    """Pack weights ``[filters][taps][channels]`` whose zero points are taken away."""
+    """Pack weights ``[filters][taps][channels]`` whose zero points are taken away.
+
+    ``how`` says what was done with the weights ``name``: it holds their zero points.
+    """
     parts = pieces(w)
     flat = np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
     place = low.packed(("qconv", name, group, *how), lambda: pack_filters(flat, group, low.isa))
@@ -378,7 +381,7 @@ def emit_conv(
         places = [
             x,
             low.packed(
-                ("qdepthwise", wn, kernel),
+                ("qdepthwise", wn, kernel, w_zero.tobytes()),
                 lambda: pack_depthwise(flat.reshape(group, *kernel[1:]), lanes, sizes["QWIDE"]),
             ),
             low.constant(pack_channels(start, lanes, np.int32)),
@@ -390,7 +393,7 @@ def emit_conv(
         macs = y.size * prod(kernel)
         low.step("qdepthwise", params, places, macs=macs, threads=low.threads_for(macs // 2))
     else:
-        filters = filters_of(low, wn, taps, group, ("conv", kernel))
+        filters = filters_of(low, wn, taps, group, ("conv", kernel, w_zero.tobytes()))
         parts = (kernel, dilations)
         if filters.parts > 1:
             parts = (filters.parts, *kernel[1:]), (0, *dilations[1:])
@@ -497,7 +500,7 @@ def qlinear_matmul(low: Lowering, node: Node) -> Any:
     x = fetch(low, an, PLAIN)
     output = Output(low, yn, PLAIN)
     w = less_zero(*weights, 1).T
-    emit_matrix(low, x, a.zero, bn, w, None, requantise, output.place, ())
+    emit_matrix(low, x, a.zero, bn, w, None, requantise, output.place, (weights[1].tobytes(),))
     output.done()
     return None
 
@@ -514,7 +517,9 @@ def matmul_integer(low: Lowering, node: Node) -> Any:
     x = fetch(low, an, PLAIN)
     sums = Requantise(OUT_SUMS, np.zeros(1, np.float32))
     w = less_zero(*weights, 1).T
-    emit_matrix(low, x, zero, bn, w, None, sums, low.new(node.outputs[0], PLAIN), ())
+    emit_matrix(
+        low, x, zero, bn, w, None, sums, low.new(node.outputs[0], PLAIN), (weights[1].tobytes(),)
+    )
     return None
 
 
@@ -552,7 +557,7 @@ def qgemm(low: Lowering, node: Node) -> Any:
         k = w.shape[1]
         w = w.reshape(n, x.channels, k // x.channels).swapaxes(1, 2).reshape(n, k)
     bias = None if c is None else np.broadcast_to(c.reshape(-1), (n,))
-    how = (op.transB, x.channels if flat else 0)
+    how = (op.transB, x.channels if flat else 0, weights[1].tobytes())
     if requantise.out == OUT_BYTES:
         output = Output(low, yn, PLAIN)
         emit_matrix(low, x, a.zero, bn, w, bias, requantise, output.place, how)
