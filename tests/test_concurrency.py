@@ -326,6 +326,33 @@ def test_a_run_waits_for_no_helper_that_gets_no_processor():
     assert float(done.stdout) < 1.5
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_helpers_that_move_to_another_core_keep_their_affinity():
+    # Other threads keep every core busy, so that helpers are woken beside the caller now and then.
+    done = script("""
+        import threading
+        stop = threading.Event()
+        x = np.zeros((1, 32, 64, 64), np.float32)
+        m = fastconv.load(CHAIN, threads=2)
+        work = lambda: [hash(x.tobytes()) for _ in iter(stop.is_set, True)]
+        busy = [threading.Thread(target=work)
+                for _ in os.sched_getaffinity(0)]
+        for t in busy:
+            t.start()
+        expected = m(x)
+        for _ in range(60):
+            np.testing.assert_array_equal(m(x), expected)
+        stop.set()
+        for t in busy:
+            t.join()
+        tasks = [int(t) for t in os.listdir("/proc/self/task")]
+        masks = {frozenset(os.sched_getaffinity(t)) for t in tasks}
+        print(len(tasks) > 1, masks == {frozenset(os.sched_getaffinity(0))})
+    """)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]
+
+
 def test_threads_are_kept_for_the_next_run_and_not_for_every_model():
     done = script("""
         from fastconv.runtime import executor

@@ -13,9 +13,11 @@ step is over when its pieces are done. A thread that holds none is not waited fo
 is left nobody looks at anything of the run's. So a helper that comes late, or not at all, costs
 nothing. ``turn`` counts the steps: it changes when there are pieces again.
 
-A helper that another process keeps from its core while it holds a piece does hold up the run, and one
-that shares the caller's core only takes its time. Where helpers cost much of what they bring, the
-caller goes on alone for a while (``back_off``), longer each time that it happens again soon.
+A helper that another process keeps from its core while it holds a piece does hold up the run. Where
+helpers cost much of what they bring, the caller goes on alone for a while (``back_off``), longer each
+time that it happens again soon. One that finds itself on the caller's core, where the system likes to
+wake it while others are busy, moves to another one (its affinity is as before afterwards), or if there
+is none leaves the pieces to the caller.
 
 Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. Whoever
 has news looks for sleepers after telling it, and sleepers for news after saying that they sleep,
@@ -35,8 +37,19 @@ cdef extern from *:
     #endif
     #include <sched.h>
     #define fastconv_cpu() sched_getcpu()
+    /* Move the calling thread from a CPU to any other that it may use; whether there is one. */
+    static inline int fastconv_leave(int cpu) {
+        cpu_set_t all, others;
+        if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof all, &all)) return 0;
+        others = all;
+        CPU_CLR(cpu, &others);
+        if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return 0;
+        sched_setaffinity(0, sizeof all, &all);
+        return 1;
+    }
     #else
     #define fastconv_cpu() (-1)     /* not to be known: taken as different */
+    #define fastconv_leave(cpu) 0
     #endif
     #include <pthread.h>
     #include <time.h>
@@ -96,6 +109,7 @@ cdef extern from *:
     void fastconv_restore(unsigned long) noexcept nogil
     void fastconv_pause() noexcept nogil
     int fastconv_cpu() noexcept nogil
+    bint fastconv_leave(int cpu) noexcept nogil
     uint64_t get_open "fastconv_get"(uint64_t*) noexcept nogil
     uint64_t get_open_seq "fastconv_get_seq"(uint64_t*) noexcept nogil
     int64_t get_done "fastconv_get"(int64_t*) noexcept nogil
@@ -292,6 +306,12 @@ cdef inline bint sleep(team_t* t, uint64_t turn) noexcept nogil:
     return not get_flag(&t.stop)
 
 
+cdef inline bint beside_caller(team_t* t) noexcept nogil:
+    """Whether the calling helper is on the caller's core, and cannot leave it."""
+    cdef int cpu = get_flag(&t.cpu)
+    return fastconv_cpu() == cpu and not fastconv_leave(cpu)
+
+
 cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
     """A helper's life in a team of ``threads``: do pieces, wait for more, until it is dismissed."""
     cdef uint64_t turn = 0, new
@@ -321,7 +341,7 @@ cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
         spins += 1
         if spins % PAUSES and not crowded:
             continue
-        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        crowded = beside_caller(t)
         if crowded:
             # The pieces of now are left to the caller.
             put_flag(&t.crowded, 1)
@@ -333,6 +353,6 @@ cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
             continue
         if not sleep(t, turn):
             return
-        crowded = fastconv_cpu() == get_flag(&t.cpu)
+        crowded = beside_caller(t)
         spins = 0
         start = 0
