@@ -25,8 +25,8 @@ take turns, loads as well as products, at a third of their speed, and four loads
 fewest that eight tiles allow.
 
 NaN and infinity have no digits, and a pixel that is 2**16 times as large as the usual one among those
-that share a scale is left out of it. An output that reads one of them, or that is not finite, is
-computed by the definition.
+that share a scale is left out of it, where there are few. An output that reads one of them, or that is
+not finite, is computed by the definition.
 """
 
 from libc.math cimport NAN
@@ -61,6 +61,7 @@ from fastconv.kernels.amx_tile cimport (
 )
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.winograd_tile cimport fastconv_load
 
 cdef enum:
     RUN_MAX = 512           # the most floats gathered for one pixel
@@ -68,10 +69,13 @@ cdef enum:
 
 cdef struct Weights:
     # One panel: digits [step][half][digit] in tiles, what they count each, bias; its first block.
+    # (Weights that are small beside their filter's largest have no digits: zero, times infinity,
+    # would make them NaN. ``plain`` tells.)
     const char* digits
     const float* unit
     const float* bias
     int64_t first
+    const float* plain      # all weights, [filters][channels of a group][kh][kw]
 
 
 cdef inline void finish(
@@ -119,6 +123,39 @@ cdef inline float value(const AmxParams* p, const Source* s, const float* x, int
         if v < p.pre_lo:
             v = p.pre_lo
     return v
+
+
+cdef float exactly(
+    const AmxParams* p, const Source* s, const Weights* w, int64_t f, float bias, int64_t oy,
+    int64_t ox,
+) noexcept nogil:
+    """Filter ``f`` of one output pixel, from the weights themselves."""
+    cdef int64_t taps = p.kh * p.kw, t, c, ih, iw, lo = 0, channels = p.channels
+    cdef const float* row
+    cdef const float* weights
+    cdef float one[RUN_MAX + BLOCK + VW]
+    cdef float sum = bias
+    if p.group_filters:
+        channels = p.group_channels
+        lo = f // p.group_filters * channels
+    weights = w.plain + f * channels * taps
+    if p.run_rows:
+        # Gathered as [kh][kw][channel].
+        collect(p, s.x + oy * p.x_h + ox * p.x_w, one)
+        taps = p.channels // p.run_channels
+        for c in range(p.channels):
+            sum += one[c] * fastconv_load(weights + c % p.run_channels * taps + c // p.run_channels)
+        return sum
+    for t in range(taps):
+        ih = oy * p.stride_h - p.pad_h + t // p.kw * p.dilation_h
+        iw = ox * p.stride_w - p.pad_w + t % p.kw * p.dilation_w
+        if 0 <= ih < p.h and 0 <= iw < p.w:
+            row = s.x + ih * p.x_h + iw * p.x_w
+            for c in range(channels):
+                sum += value(p, s, row, lo + c) * fastconv_load(weights + c * taps + t)
+                if sum != sum:
+                    return sum
+    return sum
 
 
 cdef void direct(
@@ -202,13 +239,17 @@ cdef void repair(
 ) noexcept nogil:
     """Compute again the pixels from flat index ``m`` whose outputs are not all finite."""
     cdef vf check
-    cdef int64_t i, oy = m // p.width, ox = m % p.width
+    cdef int64_t i, f, oy = m // p.width, ox = m % p.width
     for i in range(count):
         check = v_mul(v_load(out + i * PANEL), v_zero())
         if wide:
             check = v_fma(v_load(out + i * PANEL + VW), v_zero(), check)
         if ox < p.ow and not finite(check):
             direct(p, s, w, panel, oy, ox, out + i * PANEL)
+            for f in range(min(<int64_t>PANEL, p.filters - panel * PANEL)):
+                if out[i * PANEL + f] != out[i * PANEL + f]:
+                    out[i * PANEL + f] = exactly(
+                        p, s, w, panel * PANEL + f, w.bias[f], oy, ox)
         ox += 1
         if ox == p.width:
             ox = 0
@@ -287,7 +328,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, weights (digits [panel][step][half][digit] tiles, then what they count
     [panel][PANEL] float), bias [panel][PANEL], residual or NULL, pre-scale [image][channels] or NULL,
     pre-shift [channels] or NULL, step offsets and then each panel's first channel block (int64),
-    scratch, y."""
+    plain weights [filters][channels of a group][kh][kw], scratch, y."""
     cdef const AmxParams* p = <const AmxParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const char* weights = <const char*>c.buf[1]
@@ -297,7 +338,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* shift = <const float*>c.buf[5]
     cdef const int64_t* offsets = <const int64_t*>c.buf[6]
     cdef const int64_t* first = offsets + p.steps
-    cdef float* y = <float*>c.buf[8]
+    cdef float* y = <float*>c.buf[9]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
@@ -309,7 +350,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t image_bytes = p.blocks * block_bytes, b_bytes = p.steps * 2 * DIGITS * TILE
     cdef int64_t pixels = (p.block_rows * p.width + TALL) // VW * VW + VW
     cdef int64_t work_size = SOME * (p.blocks * BLOCK + VW)
-    cdef char* a = <char*>c.buf[7] + thread * (
+    cdef char* a = <char*>c.buf[8] + thread * (
         p.block_n * (image_bytes + pixels * 4) + (2 * DIGITS + 1) * SUMS * 4 + work_size * 4)
     cdef float* back = <float*>(a + p.block_n * image_bytes)
     cdef float* work = back + p.block_n * pixels
@@ -333,6 +374,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     o.ahead = o.ahead_end = NULL
     g.q.count = g.q.next = 0
     g.q.out = out
+    g.w.plain = <const float*>c.buf[7]
     g.q.step = PANEL
     tiles_begin()
     while unit < end:
