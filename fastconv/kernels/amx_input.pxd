@@ -26,7 +26,8 @@ cdef enum:
     SOME = 8                # pixels whose scales are found before they are split
     NOT_FINITE = 0x7F800000
     FAR = 16                # powers of two from the usual pixel to one that is left out of the scale
-    FEW = 64                # at most one pixel of so many, and one more, is left out for that
+    FEW = 4                 # so many pixels of a block may be left out, and ...
+    SHARE = 64              # ... one of so many more
 
 
 cdef struct AmxParams:
@@ -297,7 +298,7 @@ cdef inline uint32_t scan_rows(
                 top = max(top, bits)
                 far += bits >= limit[0]
                 j += channels
-    if far > 1 + pixels // FEW:
+    if far > FEW + pixels // SHARE:
         limit[0] = NOT_FINITE if odd else 0
         most = top
     return most
