@@ -49,6 +49,9 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 #: Seconds of runs that an engine does in one turn, and that a model takes on one number of threads.
 TURN_SECONDS, MODEL_SECONDS = 0.06, 15.0
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
+#: Seconds before each turn: some engines' threads spin for 50 ms and more after a run, and would
+#: take the processors of whoever is next.
+REST = 0.1
 #: An engine that takes longer to load, or to answer, is given up.
 PATIENCE = 600
 
@@ -230,7 +233,8 @@ class Engine:
         return self.answer()
 
     def turn(self) -> None:
-        """One round: a run that wakes its threads, then those that count."""
+        """One round: a rest, a run that wakes its threads, then those that count."""
+        time.sleep(REST)
         self.runs(1)
         self.times.append(statistics.median(self.runs(self.count)))
 

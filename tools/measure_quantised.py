@@ -28,6 +28,9 @@ import numpy as np
 from wheels import default_cache
 
 ACTIVATIONS = {"u8": "QUInt8", "s8": "QInt8"}
+#: Seconds before each turn: onnxruntime's threads spin for some 50 ms after a run, and would take
+#: the processors of whoever is next.
+REST = 0.1
 
 
 def quantise(source: pathlib.Path, target: pathlib.Path, activations: str) -> None:
@@ -131,6 +134,7 @@ def measure(source: pathlib.Path, kind: str, folder: pathlib.Path, args: argpars
     for _ in range(args.rounds):
         times = []
         for pipe, _ in workers:
+            time.sleep(REST)
             pipe.send(True)
             times.append(pipe.recv())
         rounds.append(times)
