@@ -194,6 +194,48 @@ def test_long_dilations_are_left_to_vectors(isa):
         assert "amx_conv" not in kernels_of(graph, isa)
 
 
+@pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize(("c", "kernel", "group"), [(40, 1, 1), (40, 3, 1), (3, 3, 1), (40, 3, 2)])
+def test_infinity_times_a_weight_too_small_for_digits_is_infinite(always, isa, c, kernel, group):
+    w = np.zeros((24, c // group, kernel, kernel), np.float32)
+    w[:, 0] = 1
+    w[::2, 1], w[1::2, 1] = 1e-9, -1e-12
+    x = np.zeros((1, c, 12, 12), np.float32)
+    x[0, 1, 5, 6] = np.inf
+    op = Conv(group=group)
+    (got,) = run_op(op, [x, w], consts=[1], isa=isa)
+    with np.errstate(all="ignore"):
+        (expected,) = op.compute([x, w])
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_group_far_larger_than_another_costs_it_no_accuracy(always, isa, kernel):
+    rng = np.random.default_rng(0)
+    x, w = arrays(rng, (1, 32, 12, 12), (32, 16, kernel, kernel))
+    x[0, 3, 5, 6] = 3e38
+    op = Conv(group=2, pads=(kernel // 2,) * 4)
+    (got,) = run_op(op, [x, w * np.float32(0.1)], consts=[1], isa=isa)
+    (expected,) = op.compute([x, w * np.float32(0.1)])
+    np.testing.assert_allclose(got[:, 16:], expected[:, 16:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", HAVE)
+def test_many_pixels_far_larger_than_others_are_no_exceptions(always, isa):
+    """Two magnitudes, each that of half an image: sums are right beside the larger."""
+    rng = np.random.default_rng(0)
+    x, w = arrays(rng, (1, 40, 20, 20), (24, 40, 3, 3))
+    x[:, :, ::2] *= np.float32(1e-12)
+    op = Conv(pads=(1, 1, 1, 1))
+    for bad in (0.0, np.nan):
+        x[0, 3, 7, 8] = bad
+        (got,) = run_op(op, [x, w], consts=[1], isa=isa)
+        (expected,) = op.compute([x, w])
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def scaling_graph(rng, kind, keep=False):
     """A scaled image in front of a convolution; the scaled image is an output too if ``keep``."""
     types = {"x": TensorType(np.dtype(np.float32), (2, 40, 9, 9))}

@@ -101,14 +101,4 @@ V_INLINE vf join_sums(const int32_t *c, Py_ssize_t pitch) {
     return v_fma(a, v_set(65536.0f), v_fma(b, v_set(256.0f), d));
 }
 
-/* Byte j of each of 16 weights' digits, as one number. */
-V_INLINE vf join_digits(const char *p, Py_ssize_t pitch, int j) {
-    __m128i n = _mm_cvtsi32_si128(24 - 8 * j);
-    __m512i a = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p), n), 24);
-    __m512i b = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p + pitch), n), 24);
-    __m512i c = _mm512_srai_epi32(_mm512_sll_epi32(_mm512_load_si512(p + 2 * pitch), n), 24);
-    return (vf)_mm512_cvtepi32_ps(_mm512_add_epi32(
-        _mm512_slli_epi32(a, 16), _mm512_add_epi32(_mm512_slli_epi32(b, 8), c)));
-}
-
 #endif

@@ -25,8 +25,8 @@ take turns, loads as well as products, at a third of their speed, and four loads
 fewest that eight tiles allow.
 
 NaN and infinity have no digits, and a pixel that is 2**16 times as large as the usual one among those
-that share a scale is left out of it. An output that reads one of them, or that is not finite, is
-computed by the definition.
+that share a scale is left out of it, where there are few. An output that reads one of them, or that is
+not finite, is computed by the definition.
 """
 
 from libc.math cimport NAN
@@ -52,7 +52,6 @@ from fastconv.kernels.amx_tile cimport (
     Operands,
     Pending,
     begin,
-    join_digits,
     joined_finite,
     magnitude_bits,
     some_products,
@@ -61,17 +60,18 @@ from fastconv.kernels.amx_tile cimport (
 )
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.winograd_tile cimport fastconv_load
 
 cdef enum:
     RUN_MAX = 512           # the most floats gathered for one pixel
+    TOGETHER = 8            # filters that are computed by the definition at a time
 
 
 cdef struct Weights:
-    # One panel: digits [step][half][digit] in tiles, what they count each, bias; its first block.
-    const char* digits
-    const float* unit
+    # One panel's bias, and all weights [filters][channels of a group][kh][kw]. (Weights that are
+    # small beside their filter's largest have no digits left.)
     const float* bias
-    int64_t first
+    const float* plain
 
 
 cdef inline void finish(
@@ -100,15 +100,6 @@ cdef inline void finish(
         y += y_w
 
 
-cdef inline void weights_of(const Weights* w, int64_t step, int64_t c, vf* lo, vf* hi) noexcept nogil:
-    """The weights of a panel for one channel of a step."""
-    cdef const char* tile = w.digits + step * 2 * DIGITS * TILE + c % 16 * 64
-    cdef vf one = v_set(1 / 65536.)
-    lo[0] = v_mul(join_digits(tile, TILE, <int>(c // 16)), v_mul(v_load(w.unit), one))
-    hi[0] = v_mul(join_digits(tile + DIGITS * TILE, TILE, <int>(c // 16)),
-                  v_mul(v_load(w.unit + VW), one))
-
-
 cdef inline float value(const AmxParams* p, const Source* s, const float* x, int64_t c) noexcept nogil:
     """Channel ``c`` of a pixel, as the convolution reads it."""
     cdef float v = x[c]
@@ -125,53 +116,49 @@ cdef void direct(
     const AmxParams* p, const Source* s, const Weights* w, int64_t panel, int64_t oy, int64_t ox,
     float* out,
 ) noexcept nogil:
-    """One panel of one output pixel by the definition. Where it has filters of several groups, each
-    reads its own channels alone (zero times infinity is no number)."""
-    cdef vf s0 = v_load(w.bias), s1 = v_load(w.bias + VW), a, w0, w1
-    cdef int64_t k, c, q, tap, ih, iw, taps = p.kh * p.kw, f, group = 0, lo = 0, hi = p.channels
-    cdef int64_t f0 = panel * PANEL, f1 = min(p.filters, f0 + PANEL)
+    """One panel of one output pixel by the definition: each filter reads its own group's channels
+    alone, and the weights themselves (zero times infinity is no number)."""
+    cdef int64_t taps = p.kh * p.kw, channels = p.channels, lo = 0, f1, f, t, c, ih, iw, q, n
+    cdef int64_t end = min(p.filters, (panel + 1) * PANEL)
     cdef const float* row
+    cdef const float* at
     cdef float one[RUN_MAX + BLOCK + VW]
-    cdef float part[2 * VW]
+    cdef float sums[TOGETHER]
+    cdef float v
+    if p.group_filters:
+        channels = p.group_channels
     if p.run_rows:
+        # Gathered as [kh][kw][channel].
         collect(p, s.x + oy * p.x_h + ox * p.x_w, one)
-        for c in range(p.run_rows * p.run):
-            a = v_set(one[c])
-            weights_of(w, c // BLOCK, c % BLOCK, &w0, &w1)
-            s0 = v_fma(a, w0, s0)
-            s1 = v_fma(a, w1, s1)
-        v_store(out, s0)
-        v_store(out + VW, s1)
-        return
-    f = f0
-    while f < f1:
+        taps = p.channels // p.run_channels
+    f = panel * PANEL
+    while f < end:
+        f1 = end
         if p.group_filters:
-            group = f // p.group_filters
-            lo = group * p.group_channels
-            hi = lo + p.group_channels
-        s0 = v_load(w.bias)
-        s1 = v_load(w.bias + VW)
-        for k in range(p.steps):
-            tap = k % taps
-            ih = oy * p.stride_h - p.pad_h + tap // p.kw * p.dilation_h
-            iw = ox * p.stride_w - p.pad_w + tap % p.kw * p.dilation_w
-            q = (w.first + k // taps) * BLOCK
-            if 0 <= ih < p.h and 0 <= iw < p.w:
-                row = s.x + ih * p.x_h + iw * p.x_w
-                for c in range(max(q, lo), min(q + BLOCK, hi)):
-                    a = v_set(value(p, s, row, c))
-                    weights_of(w, k, c - q, &w0, &w1)
-                    s0 = v_fma(a, w0, s0)
-                    s1 = v_fma(a, w1, s1)
-        if not p.group_filters:
-            v_store(out, s0)
-            v_store(out + VW, s1)
-            return
-        v_store(part, s0)
-        v_store(part + VW, s1)
-        while f < min(f1, (group + 1) * p.group_filters):
-            out[f - f0] = part[f - f0]
-            f += 1
+            lo = f // p.group_filters * channels
+            f1 = min(end, (f // p.group_filters + 1) * p.group_filters)
+        n = min(f1 - f, <int64_t>TOGETHER)
+        for q in range(n):
+            sums[q] = w.bias[f - panel * PANEL + q]
+        at = w.plain + f * channels * (1 if p.run_rows else taps)
+        if p.run_rows:
+            for c in range(channels):
+                for q in range(n):
+                    sums[q] += one[c] * fastconv_load(
+                        at + q * channels + c % p.run_channels * taps + c // p.run_channels)
+        else:
+            for t in range(taps):
+                ih = oy * p.stride_h - p.pad_h + t // p.kw * p.dilation_h
+                iw = ox * p.stride_w - p.pad_w + t % p.kw * p.dilation_w
+                if 0 <= ih < p.h and 0 <= iw < p.w:
+                    row = s.x + ih * p.x_h + iw * p.x_w
+                    for c in range(channels):
+                        v = value(p, s, row, lo + c)
+                        for q in range(n):
+                            sums[q] += v * fastconv_load(at + (q * channels + c) * taps + t)
+        for q in range(n):
+            out[f - panel * PANEL + q] = sums[q]
+        f += n
 
 
 cdef bint window_below(
@@ -287,7 +274,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     """Buffers: x, weights (digits [panel][step][half][digit] tiles, then what they count
     [panel][PANEL] float), bias [panel][PANEL], residual or NULL, pre-scale [image][channels] or NULL,
     pre-shift [channels] or NULL, step offsets and then each panel's first channel block (int64),
-    scratch, y."""
+    plain weights [filters][channels of a group][kh][kw], scratch, y."""
     cdef const AmxParams* p = <const AmxParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const char* weights = <const char*>c.buf[1]
@@ -297,7 +284,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* shift = <const float*>c.buf[5]
     cdef const int64_t* offsets = <const int64_t*>c.buf[6]
     cdef const int64_t* first = offsets + p.steps
-    cdef float* y = <float*>c.buf[8]
+    cdef float* y = <float*>c.buf[9]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
@@ -309,7 +296,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t image_bytes = p.blocks * block_bytes, b_bytes = p.steps * 2 * DIGITS * TILE
     cdef int64_t pixels = (p.block_rows * p.width + TALL) // VW * VW + VW
     cdef int64_t work_size = SOME * (p.blocks * BLOCK + VW)
-    cdef char* a = <char*>c.buf[7] + thread * (
+    cdef char* a = <char*>c.buf[8] + thread * (
         p.block_n * (image_bytes + pixels * 4) + (2 * DIGITS + 1) * SUMS * 4 + work_size * 4)
     cdef float* back = <float*>(a + p.block_n * image_bytes)
     cdef float* work = back + p.block_n * pixels
@@ -333,6 +320,7 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     o.ahead = o.ahead_end = NULL
     g.q.count = g.q.next = 0
     g.q.out = out
+    g.w.plain = <const float*>c.buf[7]
     g.q.step = PANEL
     tiles_begin()
     while unit < end:
@@ -380,10 +368,8 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                         complete(p, x, scale, shift, residual, y, &g)
                         begin(&g.q, &o, count)
                         g.q.back = at + m
-                        g.q.unit = g.w.unit = units_of + j * PANEL
+                        g.q.unit = units_of + j * PANEL
                         g.q.bias = g.w.bias = bias + j * PANEL
-                        g.w.digits = o.b
-                        g.w.first = first[j]
                         g.panel = j
                         g.image = image
                         g.m = y0 * p.width + m

@@ -26,6 +26,8 @@ cdef enum:
     SOME = 8                # pixels whose scales are found before they are split
     NOT_FINITE = 0x7F800000
     FAR = 16                # powers of two from the usual pixel to one that is left out of the scale
+    FEW = 4                 # so many pixels of a block may be left out, and ...
+    SHARE = 64              # ... one of so many more
 
 
 cdef struct AmxParams:
@@ -49,6 +51,7 @@ cdef struct AmxParams:
     # Where a pixel's channels are gathered from: rows of run floats, run_h apart (run_rows = 0: they
     # lie in one piece).
     int64_t run_rows, run, run_h
+    int64_t run_channels    # of the convolution that they are of
     # Channels and filters of a group, or 0 where there is one group.
     int64_t group_channels, group_filters
     # Channel blocks of the input; (block, tap) steps of a panel.
@@ -138,6 +141,19 @@ cdef inline uint32_t greatest_below(const float* x, int64_t n, uint32_t limit) n
     return largest(a)
 
 
+cdef inline bint uneven(const float* x, int64_t n, int64_t group) noexcept nogil:
+    """Whether groups of channels are too far apart for one scale."""
+    cdef int64_t i = 0
+    cdef uint32_t bits, least = NOT_FINITE, most = 0
+    while i < n:
+        bits = greatest(x + i, group)
+        most = max(most, bits)
+        if bits > 0:
+            least = min(least, bits)
+        i += group
+    return most > least and (most >> 23) - (least >> 23) > FAR
+
+
 cdef inline void split_block(
     const float* x, int64_t left, float up, uint32_t limit, char* a, int64_t pitch,
 ) noexcept nogil:
@@ -166,7 +182,8 @@ cdef inline void split_points(
     const AmxParams* p, const Source* s, int64_t y0, int64_t rows, float* work, char* a, float* back,
 ) noexcept nogil:
     """The digits of the pixels that output rows y0 .. y0 + rows of a 1×1 convolution read, each by a
-    scale of its own; ``back`` [row][width] undoes it, and is NaN where a pixel is not finite.
+    scale of its own; ``back`` [row][width] undoes it, and is NaN where a pixel is not finite, or has
+    groups of channels that one scale does not suit.
 
     ``work`` holds SOME pixels.
     """
@@ -206,7 +223,9 @@ cdef inline void split_points(
                         prepare(p, s, at[k], work + k * size)
                     at[k] = work + k * size
                 bits = greatest(at[k], p.blocks * BLOCK if own else p.channels)
-                if bits >= NOT_FINITE:
+                if bits >= NOT_FINITE or (
+                    p.group_channels > 0 and uneven(at[k], p.channels, p.group_channels)
+                ):
                     up[k] = 0
                     back[r * p.width + i + k] = NAN
                 else:
@@ -234,12 +253,15 @@ cdef inline uint32_t scan_rows(
 
     Where pixels are not finite, or so large beside the usual one that a scale for them would leave
     nothing of it, ``limit`` becomes what the bits of the others are below, and theirs are looked at
-    alone; else 0.
+    alone; else 0. (Many large pixels are usual: to compute all their outputs by the definition would
+    take too long.) Groups of channels count as pixels of their own.
     """
-    cdef int64_t h, i, exponents = 0, pixels = 0
+    cdef int64_t h, i, j, exponents = 0, pixels = 0, far = 0
+    cdef int64_t channels = p.group_channels if p.group_channels > 0 else p.channels
     cdef const float* at
     cdef bint own = s.scale != NULL or s.shift != NULL
-    cdef uint32_t bits, most = 0
+    cdef uint32_t bits, most = 0, top = 0
+    cdef bint odd
     limit[0] = 0
     for h in range(h0, h1):
         for i in range(p.w):
@@ -247,11 +269,15 @@ cdef inline uint32_t scan_rows(
             if own:
                 prepare(p, s, at, work)
                 at = work
-            bits = greatest(at, p.channels)
-            most = max(most, bits)
-            if 0 < bits < NOT_FINITE:
-                exponents += bits >> 23
-                pixels += 1
+            j = 0
+            while j < p.channels:
+                bits = greatest(at + j, channels)
+                most = max(most, bits)
+                if 0 < bits < NOT_FINITE:
+                    exponents += bits >> 23
+                    pixels += 1
+                j += channels
+    odd = most >= NOT_FINITE
     bits = NOT_FINITE
     if pixels:
         bits = <uint32_t>min(<int64_t>NOT_FINITE, (exponents // pixels + FAR + 1) << 23)
@@ -266,6 +292,15 @@ cdef inline uint32_t scan_rows(
                 prepare(p, s, at, work)
                 at = work
             most = max(most, greatest_below(at, p.channels, limit[0]))
+            j = 0
+            while j < p.channels:
+                bits = greatest_below(at + j, channels, NOT_FINITE)
+                top = max(top, bits)
+                far += bits >= limit[0]
+                j += channels
+    if far > FEW + pixels // SHARE:
+        limit[0] = NOT_FINITE if odd else 0
+        most = top
     return most
 
 

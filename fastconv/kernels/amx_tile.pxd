@@ -24,7 +24,6 @@ cdef extern from "amx.h" nogil:
     float digits_scale(uint32_t bits, float* back)
     void split_digits(vf x0, vf x1, vf x2, vf x3, char* p, Py_ssize_t pitch)
     vf join_sums(const int32_t* c, Py_ssize_t pitch)
-    vf join_digits(const char* p, Py_ssize_t pitch, int j)
 
 cdef enum:
     DIGITS = 3              # of a number

@@ -391,7 +391,7 @@ def lower(
         x_n=runs.x_n if runs else s.h * s.w * x.pixel,
         x_h=runs.x_h if runs else s.w * x.pixel, x_w=runs.x_w if runs else x.pixel,
         run_rows=runs.rows if runs else 0, run=runs.length if runs else 0,
-        run_h=runs.step if runs else 0,
+        run_h=runs.step if runs else 0, run_channels=weight.shape[1] if runs else 0,
         oh=s.oh, ow=s.ow, filters=s.filters, y_n=s.oh * s.ow * yp, y_h=s.ow * yp, y_w=yp,
         r_n=s.oh * s.ow * rp, r_h=s.ow * rp, r_w=rp,
         stride_h=s.strides[0], stride_w=s.strides[1], kh=s.kernel[0], kw=s.kernel[1],
@@ -411,7 +411,7 @@ def lower(
         [
             x, wp, bp, residual, scaled.scale if scaled else None,
             scaled.shift if scaled else None, low.constant(np.array(offsets + first, np.int64)),
-            scratch, y,
+            low.as_stored(wn), scratch, y,
         ],
         macs=macs, threads=threads, units=units,
     )  # fmt: skip
