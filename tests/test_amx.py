@@ -134,6 +134,19 @@ def test_a_large_pixel_costs_those_that_do_not_read_it_no_accuracy(always, isa, 
 
 
 @pytest.mark.parametrize("isa", HAVE)
+def test_nor_do_large_pixels_that_a_convolution_has_spread(always, isa):
+    rng = np.random.default_rng(0)
+    x, w = arrays(rng, (1, 40, 9, 9), (24, 40, 3, 3))
+    x[0, :, 3:6, 3:6] *= np.float32(1e30)
+    op = Conv(pads=(1, 1, 1, 1))
+    (got,) = run_op(op, [x, w], consts=[1], isa=isa)
+    (expected,) = op.compute([x, w])
+    far = np.ones((9, 9), bool)
+    far[2:7, 2:7] = False
+    np.testing.assert_allclose(got[0][:, far], expected[0][:, far], rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("isa", HAVE)
 @pytest.mark.parametrize("scale", [1e-28, 1e-6, 1e6, 1e25])
 def test_any_magnitude_keeps_its_accuracy(always, isa, scale):
     rng = np.random.default_rng(0)

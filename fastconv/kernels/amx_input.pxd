@@ -26,8 +26,8 @@ cdef enum:
     SOME = 8                # pixels whose scales are found before they are split
     NOT_FINITE = 0x7F800000
     FAR = 16                # powers of two from the usual pixel to one that is left out of the scale
-    FEW = 4                 # so many pixels of a block may be left out, and ...
-    SHARE = 64              # ... one of so many more
+    FEW = 32                # so many pixels of a block may be left out, and ...
+    SHARE = 8               # ... one of so many more
 
 
 cdef struct AmxParams:
