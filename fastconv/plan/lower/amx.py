@@ -228,12 +228,13 @@ def panels_of(w: np.ndarray, shape: Shape, isa: str, part: slice) -> np.ndarray:
     taps = kh * kw
     first, count = shape.panel_blocks()
     if shape.group == 1:
-        out = aligned_empty((part.stop - part.start, count * taps, BLOCK, PANEL))
+        # (Ordinary memory: what ``aligned_empty`` gives while weights are packed stays taken.)
+        out = np.empty((part.stop - part.start, count * taps, BLOCK, PANEL), np.float32)
         flat = np.moveaxis(w.reshape(shape.filters, -1, taps), 1, -1)
         flat = flat[part.start * PANEL : part.stop * PANEL]
         kernels.packing(isa).pack_filters(flat, 1, out, BLOCK)
         return out
-    out = aligned_zeros((part.stop - part.start, count, taps, BLOCK, PANEL))
+    out = np.zeros((part.stop - part.start, count, taps, BLOCK, PANEL), np.float32)
     fg, cg = shape.filters // shape.group, shape.channels // shape.group
     w = w.reshape(shape.filters, cg, taps)
     for j in range(part.start, part.stop):

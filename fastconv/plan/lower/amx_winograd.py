@@ -10,7 +10,7 @@ from ... import kernels
 from ...graph.activation import Activation
 from ...graph.window import Window
 from ...sizes import checked_size
-from ..lowering import Lowering, aligned_empty, aligned_zeros
+from ..lowering import Lowering, aligned_empty
 from ..memory import Place
 from . import winograd
 from .amx import (
@@ -86,8 +86,9 @@ def pack(w: np.ndarray, isa: str) -> np.ndarray:
     out = aligned_empty((panels * (size + 4 * POINTS * PANEL),), np.uint8)
     digits = out[: panels * size].reshape(panels, -1)
     units = out[panels * size :].view(np.float32).reshape(panels, -1)
-    full = aligned_zeros((POINTS, blocks * BLOCK, PANEL))
-    some = aligned_empty((POINTS, 1, channels, PANEL))
+    # (Ordinary memory: what ``aligned_empty`` gives while weights are packed stays taken.)
+    full = np.zeros((POINTS, blocks * BLOCK, PANEL), np.float32)
+    some = np.empty((POINTS, 1, channels, PANEL), np.float32)
     for j in range(panels):
         part = w[j * PANEL : (j + 1) * PANEL]
         kernels.packing(isa).transform_filters(part, winograd.G[SIDE], some)
