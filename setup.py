@@ -38,7 +38,6 @@ ISAS = {
             "-march=x86-64-v4",
             "-mprefer-vector-width=512",
             "-mamx-tile",
-            "-mamx-bf16",
             "-mamx-int8",
         ],
     },

@@ -147,6 +147,22 @@ def test_nor_do_large_pixels_that_a_convolution_has_spread(always, isa):
 
 
 @pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize("size", [(4000,), (60, 60)])
+def test_a_quiet_part_keeps_its_accuracy_beside_a_loud_one(always, isa, size):
+    rng = np.random.default_rng(0)
+    rank = len(size)
+    x, w = arrays(rng, (1, 40, *size), (24, 40, *[3] * rank))
+    half = size[0] // 2
+    x[:, :, half:] *= np.float32(1e-4)
+    op = Conv(pads=(1,) * (2 * rank))
+    (got,) = run_op(op, [x, w], consts=[1], isa=isa)
+    (expected,) = op.compute([x.astype(float), w.astype(float)])
+    quiet = slice(half + half // 2, None)
+    limit = 3e-6 * np.abs(expected[:, :, quiet]).max()
+    np.testing.assert_allclose(got[:, :, quiet], expected[:, :, quiet], rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("isa", HAVE)
 @pytest.mark.parametrize("scale", [1e-28, 1e-6, 1e6, 1e25])
 def test_any_magnitude_keeps_its_accuracy(always, isa, scale):
     rng = np.random.default_rng(0)

@@ -30,7 +30,7 @@ cdef extern from *:
         unsigned a, b, c, d, lo, hi;
         if (!fastconv_has_v4() || !__builtin_cpu_supports("avx512vnni")) return 0;
         if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-        if (!(d & 1u << 24) || !(d & 1u << 22) || !(d & 1u << 25)) return 0; /* tiles, of bfloat16, of bytes */
+        if (!(d & 1u << 24) || !(d & 1u << 25)) return 0; /* tiles, of bytes */
         __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
         if ((lo & 0x60000u) != 0x60000u) return 0;
         return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;

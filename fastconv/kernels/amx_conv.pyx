@@ -1,11 +1,10 @@
 """Convolution and matrix product in float32 on integer tile-matrix hardware (Intel AMX).
 
 Every input is scaled to an integer of 23 bits and a sign, written as three digits of eight bits each,
-and so is every weight. Of the nine products of the digits of two factors the six
-largest are summed, exactly, in 32-bit integers, one sum for each weight of digits; the three sums are
-joined in float32. The hardware does 32 times as
-many products of eight bits as the vector units do float32 ones, so six times as many are still much
-cheaper. After Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multiplication by
+and so is every weight. Of the nine products of the digits of two factors the six largest are summed,
+exactly, in 32-bit integers, one sum for each weight of digits; the three sums are joined in float32. The
+hardware does 32 times as many products of eight bits as the vector units do float32 ones, so six times
+as many are still much cheaper. After Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multiplication by
 using fast routines of matrix multiplication and its applications", 2012, and Ootomo, Ozaki and Yokota,
 "DGEMM on integer matrix multiplication unit", 2024.
 

@@ -100,6 +100,17 @@ cdef inline void prepare(
         c += VW
 
 
+cdef inline const float* pixel(
+    const AmxParams* p, const Source* s, int64_t h, int64_t i, float* work,
+) noexcept nogil:
+    """Pixel ``i`` of row ``h``: where it lies, or in ``work`` if it is to be scaled first."""
+    cdef const float* at = s.x + h * p.x_h + i * p.x_w
+    if s.scale == NULL and s.shift == NULL:
+        return at
+    prepare(p, s, at, work)
+    return work
+
+
 cdef inline void collect(const AmxParams* p, const float* x, float* t) noexcept nogil:
     """The runs of one pixel, one after the other, and zeros to the end of the last block.
 
@@ -259,16 +270,12 @@ cdef inline uint32_t scan_rows(
     cdef int64_t h, i, j, exponents = 0, pixels = 0, far = 0
     cdef int64_t channels = p.group_channels if p.group_channels > 0 else p.channels
     cdef const float* at
-    cdef bint own = s.scale != NULL or s.shift != NULL
     cdef uint32_t bits, most = 0, top = 0
     cdef bint odd
     limit[0] = 0
     for h in range(h0, h1):
         for i in range(p.w):
-            at = s.x + h * p.x_h + i * p.x_w
-            if own:
-                prepare(p, s, at, work)
-                at = work
+            at = pixel(p, s, h, i, work)
             j = 0
             while j < p.channels:
                 bits = greatest(at + j, channels)
@@ -287,10 +294,7 @@ cdef inline uint32_t scan_rows(
     most = 0
     for h in range(h0, h1):
         for i in range(p.w):
-            at = s.x + h * p.x_h + i * p.x_w
-            if own:
-                prepare(p, s, at, work)
-                at = work
+            at = pixel(p, s, h, i, work)
             most = max(most, greatest_below(at, p.channels, limit[0]))
             j = 0
             while j < p.channels:

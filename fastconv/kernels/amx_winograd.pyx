@@ -27,8 +27,7 @@ from fastconv.kernels.amx_tile cimport (
     tiles_end,
 )
 from fastconv.kernels.simd cimport *
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
-from fastconv.kernels.winograd_tile cimport WinogradParams, transform_input, transform_output
+from fastconv.kernels.winograd_tile cimport WinogradParams, input_tile, output_tiles
 
 cdef enum:
     SIDE = 4
@@ -66,11 +65,8 @@ cdef void amx_winograd(const Call* c, int thread, int threads) noexcept nogil:
     cdef const WinogradParams* p = <const WinogradParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const char* weights = <const char*>c.buf[1]
-    cdef const float* bias = <const float*>c.buf[3]
-    cdef const float* residual = <const float*>c.buf[4]
-    cdef float* y = <float*>c.buf[6]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
-    cdef int64_t per_image = p.tiles_h * p.tiles_w, tiles = p.n * per_image
+    cdef int64_t tiles = p.n * p.tiles_h * p.tiles_w
     cdef int64_t blocks = (tiles + p.block_tiles - 1) // p.block_tiles
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t unit = share(blocks * groups, thread, threads)
@@ -90,7 +86,7 @@ cdef void amx_winograd(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* units_of = <const float*>(weights + panels * POINTS * b_bytes)
     cdef int64_t offsets[MAX_BLOCKS + 1]
     cdef float nothing[PANEL]
-    cdef int64_t t, t0, t1, j, j0, j1, q, k, m, i, image, th, tw, columns, done = -1
+    cdef int64_t t, t0, t1, j, j0, j1, q, k, m, columns, done = -1
     cdef Operands o
     cdef Pending g
     if unit >= end:
@@ -115,11 +111,7 @@ cdef void amx_winograd(const Call* c, int thread, int threads) noexcept nogil:
         j1 = min(j0 + p.block_panels, panels)
         if done != t0:
             for t in range(t0, t1):
-                image = t // per_image
-                th = t % per_image // p.tiles_w
-                tw = t % per_image % p.tiles_w
-                transform_input(SIDE, p, x + image * p.x_n, th * SIDE - p.pad_h,
-                                tw * SIDE - p.pad_w, v, ldv)
+                input_tile(SIDE, p, x, t, v, ldv)
                 split_tile(p, v, ldv, a + (t - t0) * 64, pitch, back + t - t0, tall)
             done = t0
         for q in range(POINTS):
@@ -146,21 +138,7 @@ cdef void amx_winograd(const Call* c, int thread, int threads) noexcept nogil:
             join(&g, g.count)
         g.count = g.next = 0
         columns = min(j1 * PANEL, p.filters) - j0 * PANEL
-        for t in range(t0, t1):
-            image = t // per_image
-            th = t % per_image // p.tiles_w
-            tw = t % per_image % p.tiles_w
-            transform_output(
-                SIDE, p, mem + (t - t0) * width, p.block_tiles * width, columns, j0 * PANEL, bias,
-                x + image * p.x_n, <const float*>c.buf[2],
-                residual + image * p.r_n if residual != NULL else residual, y + image * p.y_n,
-                th * SIDE, tw * SIDE)
-            if p.act > ACT_CLIP:
-                for i in range(min(SIDE, p.oh - th * SIDE)):
-                    for k in range(min(SIDE, p.ow - tw * SIDE)):
-                        activate(p.act, p.alpha, p.beta,
-                                 y + image * p.y_n + (th * SIDE + i) * p.y_h
-                                 + (tw * SIDE + k) * p.y_w + j0 * PANEL, columns)
+        output_tiles(SIDE, p, c, t0, t1, j0 * PANEL, columns, mem, width)
         unit += 1
     tiles_end()
 

@@ -18,19 +18,15 @@ from libc.stdint cimport int64_t, uintptr_t
 from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.tile cimport Epilogue, tile
-from fastconv.kernels.vmath cimport ACT_CLIP, activate
-from fastconv.kernels.winograd_tile cimport WinogradParams, transform_input, transform_output
+from fastconv.kernels.winograd_tile cimport WinogradParams, input_tile, output_tiles
 
 cdef inline void run(const int m, const Call* c, int thread, int threads) noexcept nogil:
     cdef const WinogradParams* p = <const WinogradParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const float* weights = <const float*>c.buf[1]
-    cdef const float* bias = <const float*>c.buf[3]
-    cdef const float* residual = <const float*>c.buf[4]
-    cdef float* y = <float*>c.buf[6]
     cdef int64_t points = (m + 2) * (m + 2)
     cdef int64_t panels = (p.filters + 2 * VW - 1) // (2 * VW)
-    cdef int64_t per_image = p.tiles_h * p.tiles_w, tiles = p.n * per_image
+    cdef int64_t tiles = p.n * p.tiles_h * p.tiles_w
     cdef int64_t blocks = (tiles + p.block_tiles - 1) // p.block_tiles
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t unit = share(blocks * groups, thread, threads)
@@ -43,7 +39,7 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
     cdef float* mem = v + points * p.block_tiles * ldv
     cdef const float* rows[MR]
     cdef float* out[MR]
-    cdef int64_t t, t0, t1, j, j0, j1, q, k, r, count, mr, i, image, th, tw, columns, done = -1
+    cdef int64_t t, t0, t1, j, j0, j1, q, k, r, count, mr, i, columns, done = -1
     cdef Epilogue e
     e.bias = NULL
     e.lo = -INFINITY
@@ -55,11 +51,7 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
         j1 = min(j0 + p.block_panels, panels)
         if done != t0:
             for t in range(t0, t1):
-                image = t // per_image
-                th = t % per_image // p.tiles_w
-                tw = t % per_image % p.tiles_w
-                transform_input(m, p, x + image * p.x_n, th * m - p.pad_h, tw * m - p.pad_w,
-                                v + (t - t0) * ldv, p.block_tiles * ldv)
+                input_tile(m, p, x, t, v + (t - t0) * ldv, p.block_tiles * ldv)
             done = t0
         count = (t1 - t0 + MR - 1) // MR
         for q in range(points):
@@ -75,21 +67,7 @@ cdef inline void run(const int m, const Call* c, int thread, int threads) noexce
                          2 * VW, NULL)
                     r += mr
         columns = min(j1 * 2 * VW, p.filters) - j0 * 2 * VW
-        for t in range(t0, t1):
-            image = t // per_image
-            th = t % per_image // p.tiles_w
-            tw = t % per_image % p.tiles_w
-            transform_output(
-                m, p, mem + (t - t0) * width, p.block_tiles * width, columns, j0 * 2 * VW, bias,
-                x + image * p.x_n, <const float*>c.buf[2],
-                residual + image * p.r_n if residual != NULL else residual, y + image * p.y_n,
-                th * m, tw * m)
-            if p.act > ACT_CLIP:
-                for i in range(min(m, p.oh - th * m)):
-                    for k in range(min(m, p.ow - tw * m)):
-                        activate(p.act, p.alpha, p.beta,
-                                 y + image * p.y_n + (th * m + i) * p.y_h + (tw * m + k) * p.y_w
-                                 + j0 * 2 * VW, columns)
+        output_tiles(m, p, c, t0, t1, j0 * 2 * VW, columns, mem, width)
         unit += 1
 
 

@@ -5,7 +5,9 @@ The points of F(4, 3) are 0, ±√½, ±√2 and infinity; see ``winograd.pyx``.
 
 from libc.stdint cimport int32_t, int64_t
 
+from fastconv.kernels.abi cimport Call
 from fastconv.kernels.simd cimport *
+from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
 cdef extern from * nogil:
     """
@@ -188,3 +190,51 @@ cdef inline void transform_output(
                 else:
                     v_store_n(y + (oh + i) * p.y_h + (ow + j) * p.y_w + at, a, n)
         c += VW
+
+
+cdef struct Tile:
+    # Where a tile lies: its image; the row and column of its first output.
+    int64_t image, oh, ow
+
+
+cdef inline Tile tile_at(const int m, const WinogradParams* p, int64_t t) noexcept nogil:
+    """Tile ``t`` of all images."""
+    cdef Tile at
+    cdef int64_t rest = t % (p.tiles_h * p.tiles_w)
+    at.image = t // (p.tiles_h * p.tiles_w)
+    at.oh = rest // p.tiles_w * m
+    at.ow = rest % p.tiles_w * m
+    return at
+
+
+cdef inline void input_tile(
+    const int m, const WinogradParams* p, const float* x, int64_t t, float* v, int64_t stride,
+) noexcept nogil:
+    """Tile ``t`` of all images, transformed: v[point * stride + channel]."""
+    cdef Tile at = tile_at(m, p, t)
+    transform_input(m, p, x + at.image * p.x_n, at.oh - p.pad_h, at.ow - p.pad_w, v, stride)
+
+
+cdef inline void output_tiles(
+    const int m, const WinogradParams* p, const Call* c, int64_t t0, int64_t t1, int64_t f0,
+    int64_t columns, const float* mem, int64_t width,
+) noexcept nogil:
+    """Tiles t0 .. t1, ``columns`` filters from ``f0``: mem[point][tile of block_tiles][width] → y,
+    with everything that comes after the products. Buffers as ``winograd`` has them."""
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const float* residual = <const float*>c.buf[4]
+    cdef float* y = <float*>c.buf[6]
+    cdef int64_t t, i, j
+    cdef Tile at
+    for t in range(t0, t1):
+        at = tile_at(m, p, t)
+        transform_output(
+            m, p, mem + (t - t0) * width, p.block_tiles * width, columns, f0,
+            <const float*>c.buf[3], x + at.image * p.x_n, <const float*>c.buf[2],
+            residual + at.image * p.r_n if residual != NULL else residual, y + at.image * p.y_n,
+            at.oh, at.ow)
+        if p.act > ACT_CLIP:
+            for i in range(at.oh, min(at.oh + m, p.oh)):
+                for j in range(at.ow, min(at.ow + m, p.ow)):
+                    activate(p.act, p.alpha, p.beta,
+                             y + at.image * p.y_n + i * p.y_h + j * p.y_w + f0, columns)

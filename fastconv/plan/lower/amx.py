@@ -149,14 +149,16 @@ class Shape:
 def shape_of(
     x: tuple[int, ...], out: tuple[int, ...], filters: int, group: int, win: Window
 ) -> Shape | None:
-    """The convolution as one of two dimensions, or None where it has more."""
+    """The convolution as one of two dimensions, or None where it has more.
+
+    One of one dimension is a column of rows: a block of these has a scale of its own.
+    """
     if len(x) not in (3, 4) or len(out) != len(x) - 2:
         return None
     rank = len(win.kernel_shape)
 
     def two(values: tuple[int, ...], fill: int) -> tuple[int, int]:
-        values = (fill,) * (2 - rank) + tuple(values[:rank])
-        return int(values[0]), int(values[1])
+        return int(values[0]), int(values[1]) if rank == 2 else fill
 
     h, w = two(x[2:], 1)
     oh, ow = two(tuple(out), 1)

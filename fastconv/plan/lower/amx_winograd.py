@@ -109,8 +109,6 @@ def lower(
     act: Activation | None,
 ) -> None:
     """Append the one step; ``wn`` names constant weights."""
-    from .conv import epilogue, pixel_strides
-
     weight = low.known[wn]
     packed = low.packed(("amx winograd", wn), lambda: pack(weight, low.isa))
     tiles, block_tiles = tiles_of(shape), tiles_of_block(shape)
@@ -122,22 +120,15 @@ def lower(
     if blocks % threads and blocks < 4 * threads:
         groups = max(groups, threads)
     block_panels = ceil(panels / min(panels, groups))
-    xn, _, xh, xw = pixel_strides(x)
-    yn, _, yh, yw = pixel_strides(y)
-    rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
     tall = ceil(block_tiles / TALL) * TALL
     line = ceil(shape.channels / 16) * 16
     per_point = checked_size((shape.blocks, DIGITS, tall), 64, "digits")
     per_point += checked_size((block_tiles, block_panels, PANEL), 4, "products")
     own = POINTS * (per_point + 4 * (tall + line)) + 2 * DIGITS * TALL * PANEL * 4
     scratch = low.scratch(checked_size((threads, own), 1, "scratch"), threads)
-    params = dict(
-        n=shape.n, h=shape.h, w=shape.w, channels=shape.channels, x_n=xn, x_h=xh, x_w=xw,
-        oh=shape.oh, ow=shape.ow, filters=shape.filters, y_n=yn, y_h=yh, y_w=yw,
-        r_n=rn, r_h=rh, r_w=rw, pad_h=win.pads[0], pad_w=win.pads[1], m=SIDE,
-        tiles_h=ceil(shape.oh / SIDE), tiles_w=ceil(shape.ow / SIDE),
-        block_tiles=block_tiles, block_panels=block_panels, **epilogue(act),
-    )  # fmt: skip
+    params = winograd.geometry(
+        x, residual, y, shape.filters, win, SIDE, block_tiles, block_panels, act
+    )
     low.step(
         "amx_winograd", params, [x, packed, low.as_stored(wn), bias, residual, scratch, y],
         macs=direct, threads=threads, units=blocks * ceil(panels / block_panels),

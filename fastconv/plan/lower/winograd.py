@@ -7,6 +7,7 @@ fetching the weights, which F(4×4) has four times as many of.
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
@@ -100,6 +101,33 @@ def transform_weights(w: np.ndarray, m: int, isa: str) -> np.ndarray:
     return out
 
 
+def geometry(
+    x: Place,
+    residual: Place | None,
+    y: Place,
+    filters: int,
+    win: Window,
+    m: int,
+    block_tiles: int,
+    block_panels: int,
+    act: Activation | None,
+) -> dict[str, Any]:
+    """The parameters of a kernel that does tiles of m × m outputs."""
+    from .conv import epilogue, pixel_strides
+
+    xn, _, xh, xw = pixel_strides(x)
+    yn, _, yh, yw = pixel_strides(y)
+    rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
+    n, channels, h, w = x.shape
+    oh, ow = y.shape[2:]
+    return dict(
+        n=n, h=h, w=w, channels=channels, x_n=xn, x_h=xh, x_w=xw, oh=oh, ow=ow, filters=filters,
+        y_n=yn, y_h=yh, y_w=yw, r_n=rn, r_h=rh, r_w=rw, pad_h=win.pads[0], pad_w=win.pads[1], m=m,
+        tiles_h=ceil(oh / m), tiles_w=ceil(ow / m), block_tiles=block_tiles,
+        block_panels=block_panels, **epilogue(act),
+    )  # fmt: skip
+
+
 def lower(
     low: Lowering,
     x: Place,
@@ -112,8 +140,6 @@ def lower(
     act: Activation | None,
 ) -> None:
     """Append the one step; ``wn`` names constant weights."""
-    from .conv import epilogue, pixel_strides
-
     weight = low.known[wn]
     filters, channels = weight.shape[:2]
     n, (oh, ow) = x.shape[0], y.shape[2:]
@@ -133,19 +159,11 @@ def lower(
     elif threads > 1:
         blocks = ceil(blocks / threads) * threads
     block_tiles, block_panels = ceil(tiles / blocks), ceil(panels / groups)
-    xn, _, xh, xw = pixel_strides(x)
-    yn, _, yh, yw = pixel_strides(y)
-    rn, _, rh, rw = pixel_strides(residual) if residual is not None else (0, 0, 0, 0)
     row = -(-channels // 16) * 16 + block_panels * nr
     scratch = low.scratch(
         checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"), threads
     )
-    params = dict(
-        n=n, h=x.shape[2], w=x.shape[3], channels=channels, x_n=xn, x_h=xh, x_w=xw,
-        oh=oh, ow=ow, filters=filters, y_n=yn, y_h=yh, y_w=yw, r_n=rn, r_h=rh, r_w=rw,
-        pad_h=win.pads[0], pad_w=win.pads[1], m=m, tiles_h=tiles_h, tiles_w=tiles_w,
-        block_tiles=block_tiles, block_panels=block_panels, **epilogue(act),
-    )  # fmt: skip
+    params = geometry(x, residual, y, filters, win, m, block_tiles, block_panels, act)
     direct = 9 * n * oh * ow * channels * filters
     low.step(
         "winograd", params, [x, packed, plain, bias, residual, scratch, y], macs=direct,
