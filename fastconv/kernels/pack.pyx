@@ -11,10 +11,12 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport fabs
 from libc.stdint cimport int64_t
 
-from fastconv.kernels.simd cimport VW, v_load, vf
+from fastconv.kernels.fixed cimport FIXED_BLOCK, FIXED_GROUP, fixed_words
+from fastconv.kernels.simd cimport VW, v_from_bits, v_load, v_store, vf, vi
 
 cdef extern from * nogil:
     """
@@ -65,6 +67,47 @@ cdef extern from * nogil:
         }
     }
 
+    /* The greatest magnitude in each lane of `rows` vectors, `step` floats apart, as its bits: no
+       less than those of infinity where a lane holds NaN or Inf. */
+    static inline vi fastconv_most(const float *x, int64_t rows, int64_t step) {
+        vi most = {0};
+        for (int64_t i = 0; i < rows; i++) {
+            vi a = (vi)v_load(x + i * step) & 0x7fffffff, more = a > most;
+            most = (a & more) | (most & ~more);
+        }
+        return most;
+    }
+
+    /* A vector of floats over units, whose reciprocals are `inverse`, as whole numbers. */
+    typedef float PACK_H __attribute__((vector_size(2 * VW)));
+    typedef int32_t PACK_I __attribute__((vector_size(2 * VW)));
+    typedef double PACK_D __attribute__((vector_size(4 * VW)));
+    static inline vi fastconv_whole(const float *x, const double *inverse) {
+        const double round = 6755399441055744.0; /* 1.5 * 2**52 */
+        vi n;
+        for (int h = 0; h < 2; h++) {
+            PACK_H f;
+            PACK_D u;
+            memcpy(&f, x + h * (VW / 2), sizeof f);
+            memcpy(&u, inverse + h * (VW / 2), sizeof u);
+            PACK_D d = __builtin_convertvector(f, PACK_D) * u + round;
+            PACK_I i = __builtin_convertvector(d - round, PACK_I);
+            memcpy((char *)&n + h * sizeof i, &i, sizeof i);
+        }
+        return n;
+    }
+
+    /* Four vectors, `step` floats apart, as three vectors of words; see fixed.pxd. */
+    static inline void fastconv_fixed(
+        const float *x, int64_t step, const double *inverse, float *y
+    ) {
+        vi last = fastconv_whole(x + 3 * step, inverse);
+        for (int i = 0; i < 3; i++) {
+            vi n = fastconv_whole(x + i * step, inverse) << 8 | ((last >> (16 - 8 * i)) & 255);
+            memcpy(y + i * VW, &n, sizeof n);
+        }
+    }
+
     /* VW rows of VW floats, `stride` bytes apart at any alignment, to columns NR floats apart.
        Interleaving the first half of the rows with the second turns the bits of an element's
        (row, lane) left by one; as often as a lane has bits, it has swapped the two. */
@@ -84,6 +127,8 @@ cdef extern from * nogil:
     float fastconv_load(const char* p)
     void fastconv_digits(const float* x, int64_t step, vf scale, char* y, int64_t pitch)
     void fastconv_turn(const char* x, int64_t stride, float* y)
+    vi fastconv_most(const float* x, int64_t rows, int64_t step)
+    void fastconv_fixed(const float* x, int64_t step, const double* inverse, float* y)
 
 cdef enum:
     NR = 2 * VW         # filters of a panel
@@ -94,6 +139,7 @@ cdef enum:
     WIDTH = 32         # ... in panels of so many filters, ...
     DEPTH = 64         # ... and blocks of so many channels
     MOST = 8355700     # about what three digits of up to 127 can say
+    FIXED_MOST = 8388606    # what 24 bits can say, but for one
 
 
 cdef struct Strided:
@@ -364,6 +410,81 @@ def pack_digits(panels, out, units):
             PyBuffer_Release(&target)
     finally:
         PyBuffer_Release(&source)
+
+
+cdef bint fixed_panel(
+    const Strided* s, int64_t f0, int64_t cols, float* y
+) noexcept nogil:
+    """One panel for ``gemv_fixed``; whether all weights were finite."""
+    cdef float x[FIXED_BLOCK * NR]
+    cdef float most[NR]
+    cdef double inverse[NR]
+    cdef int64_t k = s.shape[2], c = 0, end, i
+    cdef int j
+    while c < k:
+        end = min(c + FIXED_BLOCK, k)
+        fill(s, f0, cols, c, end, FIXED_BLOCK, x, NR)
+        for j in range(2):
+            v_store(most + j * VW, v_from_bits(fastconv_most(x + j * VW, end - c, NR)))
+        for j in range(NR):
+            if not most[j] <= FLT_MAX:
+                return False
+            # A unit is a normal number: where subnormals count as zero, it would be one.
+            y[j] = max(most[j] / FIXED_MOST, FLT_MIN)
+            inverse[j] = 1 / <double>y[j]
+        y += NR
+        for i in range((end - c + 3) // 4):
+            for j in range(2):
+                fastconv_fixed(
+                    x + 4 * i * NR + j * VW, NR, inverse + j * VW, y + j * (FIXED_GROUP // 2))
+            y += FIXED_GROUP
+        c = end
+    return True
+
+
+def fixed_bytes(int64_t filters, int64_t channels):
+    """The bytes that ``pack_fixed`` writes."""
+    return (filters + NR - 1) // NR * fixed_words(channels) * 4
+
+
+def pack_fixed(w, out):
+    """``[filters][1][channels]`` → panels of weights of 24 bits; see ``fixed.pxd``.
+
+    A weight is off by at most half a unit, which is 2**-23 of the largest of its block, or 2**-126
+    if that is more. What lies beyond the last filter is zero.
+
+    Args:
+        w: float32 buffer of rank 3, any strides and alignment.
+        out: C-contiguous buffer of :func:`fixed_bytes`.
+
+    Returns:
+        whether all weights are finite; what was written is of no use where not.
+
+    Raises:
+        ValueError: the buffers do not fit.
+    """
+    cdef Py_buffer source, target
+    cdef Strided s
+    cdef int64_t p, panels
+    cdef bint finite = True
+    PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
+    try:
+        s = strided(&source, 3)
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        try:
+            panels = (s.shape[0] + NR - 1) // NR
+            if s.shape[1] != 1 or target.len != panels * fixed_words(s.shape[2]) * 4:
+                raise ValueError(f"the target has {target.len} bytes")
+            with nogil:
+                for p in range(panels):
+                    finite = finite and fixed_panel(
+                        &s, p * NR, min(s.shape[0] - p * NR, <int64_t>NR),
+                        (<float*>target.buf) + p * fixed_words(s.shape[2]))
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    return finite
 
 
 #: No kernels: the family is here to be built once per instruction set.
