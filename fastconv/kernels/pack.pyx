@@ -16,7 +16,7 @@ from libc.math cimport fabs
 from libc.stdint cimport int64_t
 
 from fastconv.kernels.fixed cimport FIXED_BLOCK, FIXED_GROUP, fixed_words
-from fastconv.kernels.simd cimport VW, v_from_bits, v_load, v_store, vf, vi
+from fastconv.kernels.simd cimport VW, v_from_bits, v_load, v_prefetch, v_store, vf, vi
 
 cdef extern from * nogil:
     """
@@ -78,32 +78,22 @@ cdef extern from * nogil:
         return most;
     }
 
-    /* A vector of floats over units, whose reciprocals are `inverse`, as whole numbers. */
-    typedef float PACK_H __attribute__((vector_size(2 * VW)));
-    typedef int32_t PACK_I __attribute__((vector_size(2 * VW)));
-    typedef double PACK_D __attribute__((vector_size(4 * VW)));
-    static inline vi fastconv_whole(const float *x, const double *inverse) {
-        const double round = 6755399441055744.0; /* 1.5 * 2**52 */
-        vi n;
-        for (int h = 0; h < 2; h++) {
-            PACK_H f;
-            PACK_D u;
-            memcpy(&f, x + h * (VW / 2), sizeof f);
-            memcpy(&u, inverse + h * (VW / 2), sizeof u);
-            PACK_D d = __builtin_convertvector(f, PACK_D) * u + round;
-            PACK_I i = __builtin_convertvector(d - round, PACK_I);
-            memcpy((char *)&n + h * sizeof i, &i, sizeof i);
-        }
-        return n;
+    /* A vector of floats over units as whole numbers, by the units and their reciprocals. What the
+       product with a reciprocal is off by, the remainder tells. */
+    static inline vi fastconv_whole(vf x, vf unit, vf inverse) {
+        vi n = v_to_int(x * inverse);
+        vf left = x - v_to_float(n) * unit;
+        return n + ((vi)(left * inverse + 12582912.0f) - 0x4B400000); /* 1.5 * 2**23 */
     }
 
     /* Four vectors, `step` floats apart, as three vectors of words; see fixed.pxd. */
     static inline void fastconv_fixed(
-        const float *x, int64_t step, const double *inverse, float *y
+        const float *x, int64_t step, vf unit, vf inverse, float *y
     ) {
-        vi last = fastconv_whole(x + 3 * step, inverse);
+        vi last = fastconv_whole(v_load(x + 3 * step), unit, inverse);
         for (int i = 0; i < 3; i++) {
-            vi n = fastconv_whole(x + i * step, inverse) << 8 | ((last >> (16 - 8 * i)) & 255);
+            vi n = fastconv_whole(v_load(x + i * step), unit, inverse) << 8
+                | ((last >> (16 - 8 * i)) & 255);
             memcpy(y + i * VW, &n, sizeof n);
         }
     }
@@ -128,7 +118,7 @@ cdef extern from * nogil:
     void fastconv_digits(const float* x, int64_t step, vf scale, char* y, int64_t pitch)
     void fastconv_turn(const char* x, int64_t stride, float* y)
     vi fastconv_most(const float* x, int64_t rows, int64_t step)
-    void fastconv_fixed(const float* x, int64_t step, const double* inverse, float* y)
+    void fastconv_fixed(const float* x, int64_t step, vf unit, vf inverse, float* y)
 
 cdef enum:
     NR = 2 * VW         # filters of a panel
@@ -418,12 +408,17 @@ cdef bint fixed_panel(
     """One panel for ``gemv_fixed``; whether all weights were finite."""
     cdef float x[FIXED_BLOCK * NR]
     cdef float most[NR]
-    cdef double inverse[NR]
+    cdef float inverse[NR]
+    cdef float* units
     cdef int64_t k = s.shape[2], c = 0, end, i
     cdef int j
     while c < k:
         end = min(c + FIXED_BLOCK, k)
         fill(s, f0, cols, c, end, FIXED_BLOCK, x, NR)
+        if s.strides[2] == 4:
+            for i in range(cols):  # the next block arrives while this one is converted
+                for j in range(FIXED_BLOCK // 16):
+                    v_prefetch(s.data + (f0 + i) * s.strides[0] + (end + 16 * j) * 4)
         for j in range(2):
             v_store(most + j * VW, v_from_bits(fastconv_most(x + j * VW, end - c, NR)))
         for j in range(NR):
@@ -431,12 +426,14 @@ cdef bint fixed_panel(
                 return False
             # A unit is a normal number: where subnormals count as zero, it would be one.
             y[j] = max(most[j] / FIXED_MOST, FLT_MIN)
-            inverse[j] = 1 / <double>y[j]
+            inverse[j] = 1 / y[j]
+        units = y
         y += NR
         for i in range((end - c + 3) // 4):
             for j in range(2):
                 fastconv_fixed(
-                    x + 4 * i * NR + j * VW, NR, inverse + j * VW, y + j * (FIXED_GROUP // 2))
+                    x + 4 * i * NR + j * VW, NR, v_load(units + j * VW), v_load(inverse + j * VW),
+                    y + j * (FIXED_GROUP // 2))
             y += FIXED_GROUP
         c = end
     return True
