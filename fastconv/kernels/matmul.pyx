@@ -252,7 +252,7 @@ def pack_few(**values):
 
 
 cdef enum:
-    FIXED_ROWS = 32     # rows of an input, at most
+    FIXED_ROWS = 8      # rows of an input, at most
 
 
 cdef inline void fixed_decode(const float* w, vf* b) noexcept nogil:
@@ -355,9 +355,15 @@ cdef inline void fixed_panels(
         else:
             r = 0
             while r < p.m:  # the block stays in the first cache from row to row
-                if r + 4 <= p.m:
+                if VW == 16 and r + 8 <= p.m:  # as many sums as there are registers for
+                    fixed_block(8, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 8
+                elif r + 4 <= p.m:
                     fixed_block(4, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
                     r += 4
+                elif r + 3 == p.m:
+                    fixed_block(3, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 3
                 elif r + 2 <= p.m:
                     fixed_block(2, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
                     r += 2
@@ -373,7 +379,7 @@ cdef inline void fixed_panels(
             for i in range(panels):
                 fixed_exactly(
                     x + r * p.x_row, p.k, w + i * stride,
-                    NULL if bias == NULL else bias + at + 2 * i * VW,
+                    bias + (at + 2 * i * VW if bias != NULL else 0),
                     total + (r * panels + i) * 2)
     for r in range(<int>p.m):
         for i in range(panels):

@@ -447,8 +447,8 @@ def fixed_bytes(int64_t filters, int64_t channels):
 def pack_fixed(w, out):
     """``[filters][1][channels]`` → panels of weights of 24 bits; see ``fixed.pxd``.
 
-    A weight is off by at most half a unit, which is 2**-23 of the largest of its block, or 2**-126
-    if that is more. What lies beyond the last filter is zero.
+    A weight is off by at most half a unit (a whole one where there is no fused multiply-add), which
+    is 2**-23 of the largest of its block, or 2**-126 if that is more. What lies beyond the last filter is zero.
 
     Args:
         w: float32 buffer of rank 3, any strides and alignment.

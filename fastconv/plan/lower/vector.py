@@ -31,9 +31,8 @@ from ..memory import Place
 MOST_ROWS = 16
 #: Smaller matrices stay in the caches from run to run.
 LEAST_SIZE = 1 << 14
-#: Weights of smaller matrices are near enough in the caches to be read in float32, and those of
-#: more rows used often enough (both measured).
-LEAST_FIXED, MOST_FIXED_ROWS = 1 << 19, 8
+#: Smaller matrices are read as fast in float32, from caches that are near (measured).
+LEAST_FIXED = 1 << 19
 #: Weights that are packed at a time.
 FIXED_BYTES = 1 << 20
 #: Rows of weights handled at a time while packing.
@@ -180,8 +179,9 @@ def gemv_fixed(
 
     m, k, n = sizes
     if (
-        low.strict or weight is None or m > MOST_FIXED_ROWS or k * n < LEAST_FIXED
-        or low.vector("VW") < 8 or low.packs.known_odd(weight)
+        low.strict or weight is None or k * n < LEAST_FIXED or low.vector("VW") < 8
+        or m > kernels.family_constants("matmul", low.isa)["FIXED_ROWS"]
+        or low.packs.known_odd(weight)
     ):  # fmt: skip
         return False
     stored = weight.reshape(n, k) if by_rows else None
