@@ -78,7 +78,7 @@ def bound(x, w):
     x, w = np.abs(x.astype(np.float64)), w.astype(np.float64)
     stored = np.maximum(2.0**-24 * 1.01 * largest(w), TINY)
     depth = BLOCK + -(-w.shape[1] // BLOCK) + 4
-    return x @ stored.T + depth * 2.0**-24 * (x @ np.abs(w).T) + TINY
+    return x @ stored.T + depth * 2.0**-24 * (x @ np.abs(w).T) + depth * TINY
 
 
 def run(op, x, *consts, strict=False, threads=1, isa=None):
@@ -181,7 +181,7 @@ def test_any_gemm_is_within_the_stated_error(
     assert ("gemv_fixed" in used) == (m <= 8 and isa in WIDE)
     exact = alpha * x.astype(np.float64) @ w.T.astype(np.float64) + (b[0] if bias else 0)
     # More rows are summed in order by the ``conv`` kernel.
-    limit = alpha * bound(x, w) * (1 if m <= 8 else 3) + 2.0**-22 * np.abs(exact)
+    limit = bound(x, alpha * w) * (1 if m <= 8 else 3) + 2.0**-22 * np.abs(exact)
     assert (np.abs(got - exact) <= limit).all()
 
 
