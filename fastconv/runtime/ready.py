@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +12,19 @@ from ..errors import MemoryLimitError
 from .arenas import Arenas
 from .executor import Context, Program, Runner
 
+#: When what makes and runs plans began to be imported, in nanoseconds since 1970.
+STARTED = time.time_ns()
+
 #: Raises to end a run.
 Check = Callable[[], object] | None
 
 
-class Typed(NamedTuple):
+class Typed:
     """Sizes and element type of a program's input or output."""
 
-    shape: tuple[int, ...] | None
-    dtype: np.dtype[Any] | None
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self.dtype = dtype
 
 
 class Opaque:

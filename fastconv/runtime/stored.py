@@ -30,7 +30,7 @@ import weakref
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from ..sizes import checked_size, machine_memory
 from ..threads import cpu_name
 from .arenas import Arenas
 from .executor import Program, Runner
-from .ready import Check, Ready, Typed
+from .ready import STARTED, Check, Ready, Typed
 
 try:
     from _blake2 import blake2b  # hashlib would load OpenSSL as well
@@ -61,7 +61,7 @@ SIGNATURE = ("opset", "metadata", "producer", "ir_version")
 MAX_HEADER = 64 << 20
 
 
-class Request(NamedTuple):
+class Request:
     """What an entry must have been made for.
 
     Attributes:
@@ -73,19 +73,35 @@ class Request(NamedTuple):
         limit: bytes that activations and outputs may take.
     """
 
-    folder: str
-    path: str
-    source: str
-    real: str
-    key: tuple[Any, ...]
-    stamp: tuple[int, ...]
-    began: int
-    limit: int
+    def __init__(
+        self,
+        folder: str,
+        path: str,
+        source: str,
+        real: str,
+        key: tuple[Any, ...],
+        stamp: tuple[int, ...],
+        began: int,
+        limit: int,
+    ) -> None:
+        self.folder = folder
+        self.path = path
+        self.source = source
+        self.real = real
+        self.key = key
+        self.stamp = stamp
+        self.began = began
+        self.limit = limit
 
     def again(self) -> Request | None:
         """The same with the file as it is now; None where it is gone."""
+        now = time.time_ns()
         found = stamp(self.real)
-        return None if found is None else self._replace(stamp=found, began=time.time_ns())
+        if found is None:
+            return None
+        return Request(
+            self.folder, self.path, self.source, self.real, self.key, found, now, self.limit
+        )
 
 
 def stamp(path: str) -> tuple[int, ...] | None:
@@ -105,22 +121,29 @@ def _package() -> str:
 
 @cache
 def build() -> bytes | None:
-    """A digest over the files of this package: their names, sizes and times. None without files."""
+    """A digest over the files of this package: their names, sizes and times.
+
+    None without files, and if one has changed since this process began to import them.
+    """
     found = []
     folders = [_package()]
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
                 for e in entries:
-                    if e.is_dir():
-                        if e.name != "__pycache__":
-                            folders.append(e.path)
-                    elif e.name.endswith((".py", ".so", ".pyd")):
+                    name = e.name
+                    if name.endswith((".py", ".so", ".pyd")):
                         s = e.stat()
-                        found.append((e.path, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns))
+                        times = s.st_mtime_ns, s.st_ctime_ns
+                        if times[1] >= STARTED:
+                            return None
+                        found.append((folder, name, s.st_size, s.st_ino, *times))
+                    elif name != "__pycache__" and e.is_dir():
+                        folders.append(e.path)
         except OSError:
             return None
-    return blake2b(repr(sorted(found)).encode(), digest_size=DIGEST).digest() if found else None
+    found.sort()
+    return blake2b(repr(found).encode(), digest_size=DIGEST).digest() if found else None
 
 
 def machine() -> tuple[Any, ...] | None:
@@ -172,13 +195,14 @@ def folder_fits(folder: str) -> bool:
     return stat.S_ISDIR(info.st_mode) and private(info)
 
 
-class Entry(NamedTuple):
+class Entry:
     """A file that is sound in itself: its mapping, where its data are, and its header."""
 
-    pages: mmap.mmap
-    start: int
-    size: int
-    header: dict[str, Any]
+    def __init__(self, pages: mmap.mmap, start: int, size: int, header: dict[str, Any]) -> None:
+        self.pages = pages
+        self.start = start
+        self.size = size
+        self.header = header
 
 
 def digest_of(sizes: bytes, header: bytes) -> bytes:

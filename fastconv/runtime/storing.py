@@ -25,6 +25,7 @@ from .stored import (
     SUFFIX,
     Entry,
     Request,
+    build,
     digest_of,
     folder_fits,
     holds,
@@ -85,7 +86,7 @@ def _store(
     make_folder(wanted.folder)
     if not folder_fits(wanted.folder):
         return False
-    if state(portrait["kind"]) != portrait["tuned"]:
+    if state(portrait["kind"]) != portrait["tuned"] or build.__wrapped__() != build():
         return False
     header: dict[str, Any] = {**portrait, "key": wanted.key, "stamp": wanted.stamp, "plans": []}
     data = Data()
