@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .errors import UnsupportedError
 from .formats import NAMES, outer_dtype
 from .graph import Graph, Node, TensorType
@@ -196,7 +198,11 @@ def portrait(model: Model) -> dict[str, Any] | None:
     values = {"inputs": model.inputs, "outputs": model.outputs, "overridable": model.overridable}
     signature: dict[str, Any] = {n: getattr(model, n) for n in SIGNATURE}
     for name, infos in values.items():
-        signature[name] = [(i.name, i.shape, i.dtype.str if i.dtype else None) for i in infos]
+        dtypes = [i.dtype for i in infos]
+        if any(d is not None and np.dtype(d.str) != d for d in dtypes):
+            return None  # not one of NumPy's own
+        codes = [None if d is None else d.str for d in dtypes]
+        signature[name] = [(i.name, i.shape, c) for i, c in zip(infos, codes, strict=True)]
     signature["names"] = list(original.inputs)
     signature["stated"] = stated_outputs(model)
     return {"signature": signature, "kind": kind, "tuned": tuned, "externals": externals}

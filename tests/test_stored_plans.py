@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from cli_tools import LENET, MOBILENET, build, node, onnx
+from random_graphs import network
 
 import fastconv
 from fastconv import kernels, tuning
@@ -147,6 +149,38 @@ def test_the_same_bits_with_and_without(paths, cache, name, threads):
     assert (second.inputs, second.outputs) == (plain.inputs, plain.outputs)
     for attribute in ("metadata", "overridable", "opset", "producer", "ir_version", "threads"):
         assert getattr(second, attribute) == getattr(plain, attribute)
+
+
+def quantised(path):
+    """A chain of quantised convolutions."""
+    zero, scale = np.uint8(128), np.float32(0.05)
+    nodes, consts = [], {"z": zero, "s": scale, "wz": np.int8(0)}
+    nodes.append(node("QuantizeLinear", ["x", "s", "z"], ["q0"], "q"))
+    for k in range(3):
+        consts[f"w{k}"] = RNG.integers(-127, 127, (16, 16, 3, 3), np.int8)
+        names = [f"q{k}", "s", "z", f"w{k}", "s", "wz", "s", "z"]
+        nodes.append(node("QLinearConv", names, [f"q{k + 1}"], f"c{k}", pads=[1] * 4))
+    nodes.append(node("DequantizeLinear", ["q3", "s", "z"], ["y"], "d"))
+    path.write_bytes(build(nodes, {"x": [1, 16, 9, 9]}, ["y"], consts))
+    return {"x": normal(1, 16, 9, 9)}
+
+
+def test_quantised_and_random_networks(tmp_path, cache):
+    nets = [(tmp_path / "q.onnx", quantised(tmp_path / "q.onnx"))]
+    for seed in range(60):
+        net = network(random.Random(seed))
+        nets.append((tmp_path / f"{seed}.onnx", net.feeds))
+        onnx.save(net.model, nets[-1][0])
+    settle(nets[-1][0])
+    hits = 0
+    for path, feeds in nets:
+        expected = fastconv.load(path, threads=1, fallback="allow", cache=False).run(feeds)
+        for _ in range(2):
+            model = load(path, cache, fallback="allow")
+            same(model.run(feeds), expected)
+        hits += hit(model)
+    assert hits > len(nets) // 2
+    assert len(list(cache.iterdir())) == storing.MAX_ENTRIES
 
 
 @pytest.mark.parametrize(

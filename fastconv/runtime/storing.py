@@ -171,6 +171,8 @@ def picture(prepared: Prepared, key: Any, data: Data) -> dict[str, Any]:
         t = plan.types[name]
         assert t.shape is not None
         assert t.dtype is not None
+        if np.dtype(t.dtype.str) != t.dtype:
+            raise ValueError("not one of NumPy's own types")
         types[name] = (tuple(map(int, t.shape)), t.dtype.str)  # type: ignore[arg-type]
     return {
         "key": key,
