@@ -291,7 +291,7 @@ cdef inline void share_step(
     put_open(&t.turn, t.turn + 1)
     if get_flag(&t.sleepers):
         pthread_mutex_lock(&t.lock)
-        t.waking = get_flag(&t.sleepers)
+        t.waking += get_flag(&t.sleepers)
         put_flag(&t.sleepers, 0)
         wake_some(t)
         pthread_mutex_unlock(&t.lock)
