@@ -52,9 +52,13 @@ PLANS = Knob(
 )
 CACHE = Knob(
     "FASTCONV_CACHE",
-    "folder where fastconv tune keeps its choices (default: fastconv in the user's cache folder); "
-    "when set, finished plans are kept there too, unless cache=False",
+    "folder for tuned choices and finished plans (default: fastconv in the user's cache folder)",
+)
+STORE = Knob(
+    "FASTCONV_STORE",
+    "1: keep finished plans for the next start, as load(..., cache=True) does, unless cache=False",
+    choices=("0", "1"),
 )
 
 #: All knobs, in the order that ``fastconv info`` prints them.
-ALL = (ISA, THREADS, PLANS, CACHE)
+ALL = (ISA, THREADS, PLANS, CACHE, STORE)

@@ -89,10 +89,10 @@ def load(
         disable: names of optimisation passes to leave out.
         cache: a folder where finished plans with their packed weights are kept, from which the next
             start takes them instead of reading the model; True for ``plans`` in the folder of
-            ``fastconv tune``, None for ``plans`` in the one that ``FASTCONV_CACHE`` names, if any,
-            False for none. Another model file, option, processor or build of fastconv makes them
-            anew. What is there is trusted as code is: the folder must belong to this user, and
-            nobody else may write to it, or it is left alone.
+            ``fastconv tune``, None for that if ``FASTCONV_STORE`` is 1, False for none. Another
+            model file, option, processor or build of fastconv makes them anew. What is there is
+            trusted as code is: the folder must belong to this user, and nobody else may write to
+            it, or it is left alone.
 
     Raises:
         ModelError: the file is not a sound ONNX model.
@@ -552,11 +552,10 @@ def _cache_folder(cache: Any) -> str | None:
     Raises:
         OptionError: it is neither a folder's path nor True, False or None.
     """
+    if cache is None:
+        cache = knobs.STORE.get() == "1"
     if cache is False:
         return None
-    if cache is None:
-        given = knobs.CACHE.get()
-        return None if given is None else os.path.join(os.path.abspath(given), "plans")
     if cache is True:
         from .tuning import cache_folder
 

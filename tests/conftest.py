@@ -28,7 +28,7 @@ def away_from_the_sources(tmp_path_factory):
     """
     before, path = os.getcwd(), os.environ.get("PYTHONPATH")
     os.chdir(tmp_path_factory.mktemp("cwd"))
-    names = ("FASTCONV_CACHE", "XDG_CACHE_HOME")
+    names = ("FASTCONV_CACHE", "FASTCONV_STORE", "XDG_CACHE_HOME")
     caches = {name: os.environ.pop(name, None) for name in names}
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["PYTHONPATH"] = str(pathlib.Path(fastconv.__file__).resolve().parent.parent)

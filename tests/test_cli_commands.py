@@ -328,7 +328,7 @@ def test_info(call):
     found = json.loads(out)
     assert found["version"] == fastconv.__version__
     assert found["isa"]["chosen"] in found["isa"]["runnable"]
-    names = ("ISA", "THREADS", "PLANS", "CACHE")
+    names = ("ISA", "THREADS", "PLANS", "CACHE", "STORE")
     assert set(found["knobs"]) == {f"FASTCONV_{name}" for name in names}
     folder = os.path.join(os.environ["XDG_CACHE_HOME"], "fastconv")
     assert found["tuned"] == {"folder": folder, "files": 0}

@@ -288,10 +288,16 @@ def test_which_folder(paths, cache, monkeypatch, tmp_path):
     load(paths["small"], True)(X)
     assert files() == {tmp_path / "xdg" / "fastconv" / "plans"}
     monkeypatch.setenv("FASTCONV_CACHE", str(tmp_path / "env"))
+    load(paths["small"], None)(X)
+    assert len(files()) == 1
+    monkeypatch.setenv("FASTCONV_STORE", "1")
     load(paths["small"], False)(X)
     assert len(files()) == 1
     load(paths["small"], None)(X)
     assert tmp_path / "env" / "plans" in files()
+    monkeypatch.setenv("FASTCONV_STORE", "yes")
+    with pytest.raises(fastconv.OptionError, match="FASTCONV_STORE='yes'"):
+        load(paths["small"], None)
     load(paths["small"], tmp_path / "own")(X)
     assert tmp_path / "own" in files()
     for bad in ("", 3, b"folder", "a\0b"):

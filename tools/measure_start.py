@@ -249,7 +249,7 @@ def measure(path: str, engines: list[str], threads: int, rounds: int, runs: int,
 
     with tempfile.TemporaryDirectory(prefix="fastconv-start-") as folder:
         os.environ[CACHE] = folder
-        os.environ.pop("FASTCONV_CACHE", None)
+        os.environ.pop("FASTCONV_STORE", None)
         _measure(path, engines, threads, rounds, runs, size)
 
 

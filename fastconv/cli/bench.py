@@ -198,15 +198,19 @@ def profile_steps(model: Model, feeds: Mapping[str, np.ndarray]) -> list[tuple[P
     return [(plan, m) for (plan, _), m in zip(parts, medians, strict=True)]
 
 
+#: Kernels, and which of their buffers holds weights that are not read as a rule.
+PLAIN_WEIGHTS = {("winograd", 2), ("amx_winograd", 2), ("amx_conv", 7), ("gemv_fixed", 4)}
+
+
 def step_bytes(step: Step) -> int:
     """Bytes that a step reads and writes at least: its inputs, weights and outputs, each once.
 
     Scratch memory (that no other step touches) is left out, and so are the plain weights that
-    Winograd kernels keep for tiles with infinities.
+    some kernels keep for results that are not finite.
     """
     from ..plan.memory import ARENA
 
-    places = [p for k, p in enumerate(step.places) if (step.kernel, k) != ("winograd", 2)]
+    places = [p for k, p in enumerate(step.places) if (step.kernel, k) not in PLAIN_WEIGHTS]
     return sum(
         p.nbytes
         for p in places
