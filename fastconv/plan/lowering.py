@@ -47,7 +47,8 @@ PIECE_WORK = 1 << 17
 class Step:
     """One kernel call, or one Python function call, of a plan.
 
-    ``part`` is what it is in a recipe, if it came by one or became one.
+    ``part`` is what it is in a recipe, if it came by one or became one; ``packed`` its parameter
+    struct, if that is known already.
     """
 
     kernel: str
@@ -60,6 +61,7 @@ class Step:
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
     part: Part | None = None
+    packed: bytes | None = None
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Step:
         self.function = function
         self.n_outputs = n_outputs
         self.part = None
+        self.packed = None
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
@@ -219,6 +222,7 @@ class Lowering:
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
     fresh: dict[Hashable, Made] = field(default_factory=dict)
+    traced: int = 0
 
     # What a node's inputs and outputs are.
 
@@ -449,6 +453,10 @@ class Lowering:
         array = np.ascontiguousarray(array)  # which makes a list of a scalar
         self.keep.append(array)
         return Place(Buffer(CONST, array.nbytes, array), 0, shape, array.dtype)
+
+    def computed(self, function: Callable[..., np.ndarray], *sizes: Any) -> Place:
+        """A constant that ``function`` makes of numbers alone (and of what hashes)."""
+        return self.constant(function(*sizes))
 
     def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
         """A constant made once per model from weights: ``make()`` runs when ``key`` is new.

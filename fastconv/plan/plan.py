@@ -134,7 +134,7 @@ def make_plan(
         if s.function is None:
             k = table[s.kernel]
             part = s.part
-            params = None if part is None else part.packed
+            params = s.packed if part is None else part.packed
             if params is None:
                 try:
                     params = k.pack(**s.params)

@@ -19,7 +19,7 @@ part of a Concat's buffer, a Python step) makes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
 
 if TYPE_CHECKING:
     from .lowering import Lowering, Step
+    from .tape import Tape
 
 #: Results of shape rules, and recipes (some 5 kB each), that are kept for a graph; more than that:
 #: begin again.
@@ -52,10 +53,17 @@ PLAIN_TYPES = frozenset({int, str, type(None)})
 Given = list[tuple[int, str, Place]]
 #: Which part of a plan was made for a node: how much there was of it before and after.
 Made = tuple["Kind", Given, tuple[int, ...], tuple[int, ...]]
+#: What appends a node's steps without a recipe.
+Whole = Callable[["Lowering", Node], None]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
 #: Where a place of a recipe comes from.
-NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED = range(7)
+NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED, COMPUTED = range(8)
+
+#: Recipes that are traced while one plan is made (each takes some times as long as lowering a
+#: node), recipes of different choices for one kind of node, and those of these that may hold for
+#: one size alone before nothing is traced any more.
+MOST_TRACED, MOST_CHOICES, MOST_NARROW = 16, 16, 2
 
 
 @record(slots=True)
@@ -79,7 +87,11 @@ class Kind:
 
 @record(slots=True)
 class Part:
-    """One step of a recipe, and its parameter struct once that has been packed."""
+    """One step of a recipe, and its parameter struct once that has been packed.
+
+    ``varying`` are the fields of ``params`` that depend on sizes: (name, position in a list or -1,
+    which of the tape's outputs).
+    """
 
     kernel: str
     params: Mapping[str, Any]
@@ -88,11 +100,15 @@ class Part:
     macs: int
     pieces: int
     packed: bytes | None
+    varying: tuple[tuple[str, int, int], ...]
 
 
 @record(slots=True)
 class Recipe:
     """How a node of one kind is lowered.
+
+    A number that depends on the sizes for which the recipe is followed is written as -1 less than
+    none: ``-1 - k`` stands for what its tape gives as output ``k``.
 
     Attributes:
         buffers: size and parts of each arena buffer, in the order of their making.
@@ -101,6 +117,7 @@ class Recipe:
         parts: the steps.
         constants: by a node's id, the node and the constants behind ``locals`` (None for other
             memory).
+        tape: what depends on sizes, and for which it holds; None where nothing does.
     """
 
     buffers: list[tuple[int, int | None]]
@@ -108,6 +125,43 @@ class Recipe:
     named: list[tuple[bool, int, str, tuple[Any, ...]]]
     parts: list[Part]
     constants: dict[int, tuple[Node, list[Buffer | None]]]
+    tape: Tape | None
+
+
+class Params(Mapping[str, Any]):
+    """The parameters of a step that a tape gave the struct of: put together when asked for."""
+
+    __slots__ = ("_made", "_part", "_values")
+
+    def __init__(self, part: Part, values: list[Any]) -> None:
+        self._part = part
+        self._values = values
+        self._made: dict[str, Any] | None = None
+
+    def _all(self) -> dict[str, Any]:
+        made = self._made
+        if made is None:
+            made = dict(self._part.params)
+            for name, position, k in self._part.varying:
+                if position < 0:
+                    made[name] = self._values[k]
+                else:
+                    fields = made[name] = list(made[name])
+                    fields[position] = self._values[k]
+            self._made = made
+        return made
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._part.params)
+
+    def __repr__(self) -> str:
+        return repr(self._all())
 
 
 class Recipes:
@@ -133,6 +187,8 @@ class Recipes:
         self.stored = {n: TensorType(a.dtype, a.shape) for n, a in graph.consts.items()}
         self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
+        self._traced: dict[Hashable, list[Recipe]] = {}
+        self._narrow: dict[Hashable, int] = {}  # how often tracing led to nothing
         self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
@@ -148,6 +204,8 @@ class Recipes:
         """Drop all that is known by the ids of nodes."""
         self._kinds.clear()
         self._recipes.clear()
+        self._traced.clear()
+        self._narrow.clear()
 
     def _kind(self, node: Node) -> Kind:
         op, consts = node.op, self.graph.consts
@@ -210,13 +268,28 @@ class Recipes:
     def lower(self, low: Lowering, node: Node, whole: Callable[[Lowering, Node], None]) -> None:
         """Append a node's steps: by a recipe if there is one, else as ``whole`` does.
 
-        What ``whole`` does becomes a recipe when a node of the same kind comes a second time.
+        What ``whole`` does becomes a recipe, for sizes for which the same is to be done; or where
+        that cannot be, for these sizes when a node of the same kind comes a second time.
         """
         kind = self.kind(node)
         given: Given = []
-        key = self._key(low, kind, given)
-        if key is None:
+        sizes: list[int] = []
+        general = self._key(low, kind, given, sizes)
+        if general is None:
             return whole(low, node)
+        matched = False
+        if sizes:
+            choices = self._traced.get(general, ())
+            for i, choice in enumerate(choices):
+                found = choice.tape.run(sizes)  # type: ignore[union-attr]
+                if found is not None:
+                    matched = True
+                    if i:
+                        choices.insert(0, choices.pop(i))  # type: ignore[union-attr]
+                    if follow(low, kind, choice, *found):
+                        return None
+                    break
+        key = (general, *sizes)
         recipe = self._recipes.get(key, self)  # itself: none was tried
         if recipe is self and key in low.fresh:
             recipe = self._keep(key, low, low.fresh[key])
@@ -226,6 +299,8 @@ class Recipes:
         whole(low, node)
         if recipe is self:
             made = kind, given, before, position(low)
+            if sizes and not matched and self._trace(low, general, sizes, made, whole):
+                return None
             if hash(key) in self._seen:
                 self._keep(key, low, made)
             else:
@@ -235,16 +310,41 @@ class Recipes:
                 self._seen.add(hash(key))
         return None
 
+    def _trace(
+        self, low: Lowering, key: Hashable, sizes: list[int], made: Made, whole: Whole
+    ) -> bool:
+        """Whether what was done for a node became a recipe for other sizes too."""
+        if low.traced >= MOST_TRACED or self._narrow.get(key, 0) >= MOST_NARROW:
+            return False
+        from . import following
+
+        low.traced += 1
+        if len(self._narrow) + len(self._traced) >= MOST_RECIPES:
+            self._narrow.clear()
+            self._traced.clear()
+        recipe, narrow = following.trace(low, made, sizes, whole)
+        if recipe is None or narrow:
+            self._narrow[key] = MOST_NARROW if recipe is None else self._narrow.get(key, 0) + 1
+        if recipe is None:
+            return False
+        choices = self._traced.setdefault(key, [])
+        choices.insert(0, recipe)
+        del choices[MOST_CHOICES:]
+        return True
+
     def _keep(self, key: Hashable, low: Lowering, made: Made) -> Recipe | None:
         if len(self._recipes) >= MOST_RECIPES:
             self._recipes.clear()
         recipe = self._recipes[key] = write(low, made)
         return recipe
 
-    def _key(self, low: Lowering, kind: Kind, given: Given) -> tuple[Any, ...] | None:
+    def _key(
+        self, low: Lowering, kind: Kind, given: Given, sizes: list[int]
+    ) -> tuple[Any, ...] | None:
         """What the steps of a node depend on; None where it has to be lowered for itself.
 
-        ``given`` is filled with the places of its inputs.
+        ``given`` is filled with the places of its inputs, and ``sizes`` with the spatial sizes of
+        its inputs and outputs, on which they depend besides.
         """
         if kind.number < 0:
             return None
@@ -258,7 +358,13 @@ class Recipes:
             t = types.get(name)
             if t is None or name in low.postponed:
                 return None
-            key.append(t.shape)
+            shape: Any = t.shape
+            key.append(len(shape))
+            if len(shape) > 2:
+                key.append(shape[:2])
+                sizes += shape[2:]
+            else:
+                key.append(shape)
             key.append(t.dtype)
             for layout in LAYOUTS:
                 p = places.get((name, layout))
@@ -273,6 +379,10 @@ class Recipes:
                 # Which places share memory counts: an output may share it with one of them.
                 key.append((p.buffer.kind, p.pixel, p.channels, buffers.index(b)))
                 given.append((i, layout, p))
+        if sizes:
+            for name in kind.node.outputs:
+                if name:
+                    sizes += types[name].shape[2:]  # type: ignore[index, arg-type]
         return tuple(key)
 
 
@@ -304,7 +414,7 @@ def written(op: Op) -> tuple[Hashable, ...]:
     return tuple(op.__dict__), *values
 
 
-class _Unwritable(Exception):
+class Unwritable(Exception):
     """A node did more than a recipe can say."""
 
 
@@ -314,12 +424,15 @@ def write(low: Lowering, made: Made) -> Recipe | None:
     if others != others_after:
         return None
     try:
-        return _Writer(low, kind, given, b0, b1, p0, p1).recipe(low.steps[s0:s1])
-    except _Unwritable:
+        recipe = Writer(low, kind, given, b0, b1, p0, p1).recipe(low.steps[s0:s1])
+    except Unwritable:
         return None
+    for s, part in zip(low.steps[s0:s1], recipe.parts, strict=True):
+        s.part = part
+    return recipe
 
 
-class _Writer:
+class Writer:
     """Names the places of one node's steps by their roles."""
 
     def __init__(
@@ -337,7 +450,7 @@ class _Writer:
         self.within: dict[int, tuple[int, str]] = {}
         for i, layout, p in given:
             if low.places.get((self.inputs[i], layout)) is not p:
-                raise _Unwritable  # it was moved
+                raise Unwritable  # it was moved
             self.given[id(p)] = (INPUT, i, layout)
             self.within.setdefault(id(p.buffer), (i, layout))
         self.made: dict[int, tuple[Any, ...]] = {}
@@ -346,27 +459,39 @@ class _Writer:
     def recipe(self, steps: list[Step]) -> Recipe:
         weights = [self.consts[n] for n in self.inputs if n in self.consts]
         if self.kind.shapes_only and any(self.low.packs.known_odd(w) for w in weights):
-            raise _Unwritable
+            raise Unwritable
         parts = []
         for s in steps:
             if s.function is not None:
-                raise _Unwritable
+                raise Unwritable
             refs = tuple([self.ref(p) for p in s.places])
-            parts.append(Part(s.kernel, s.params, refs, s.threads, s.macs, s.pieces, None))
+            params, varying = self.params(s.params)
+            threads, macs, pieces = map(self.written, (s.threads, s.macs, s.pieces))
+            parts.append(Part(s.kernel, params, refs, threads, macs, pieces, None, varying))
         named = []
         for (name, layout), place in self.added:
             if layout not in LAYOUTS:
-                raise _Unwritable
+                raise Unwritable
             if name in self.outputs:
                 named.append((True, self.outputs.index(name), layout, self.ref(place)))
             elif name in self.inputs:
                 named.append((False, self.inputs.index(name), layout, self.ref(place)))
             else:
-                raise _Unwritable
-        buffers = [(b.nbytes, b.parts) for b in self.buffers]
-        for s, part in zip(steps, parts, strict=True):
-            s.part = part
-        return Recipe(buffers, self.locals, named, parts, {})
+                raise Unwritable
+        buffers = [(self.written(b.nbytes), b.parts) for b in self.buffers]
+        return Recipe(buffers, self.locals, named, parts, {}, None)
+
+    def written(self, n: Any) -> int:
+        """A number of a recipe."""
+        if n < 0:
+            raise Unwritable
+        return n
+
+    def params(
+        self, params: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], tuple[tuple[str, int, int], ...]]:
+        """A step's parameters, and which depend on sizes."""
+        return params, ()
 
     def ref(self, p: Place | None) -> tuple[Any, ...]:
         """A place by its role."""
@@ -375,9 +500,12 @@ class _Writer:
         found = self.given.get(id(p)) or self.made.get(id(p))
         if found is None:
             found = self.made[id(p)] = (LOCAL, len(self.locals))
-            form = (p.start, p.shape, p.dtype, p.layout, p.pixel, p.channels)
-            self.locals.append((*self.memory(p), form))
+            self.locals.append((*self.memory(p), self.form(p)))
         return found
+
+    def form(self, p: Place) -> tuple[Any, ...]:
+        """What a place is made of besides memory."""
+        return p.start, p.shape, p.dtype, p.layout, p.pixel, p.channels
 
     def memory(self, p: Place) -> tuple[Any, Any]:
         """Where the memory of a place is from."""
@@ -387,7 +515,7 @@ class _Writer:
         if id(b) in self.within:
             return WITHIN, self.within[id(b)]
         if b.kind != CONST:
-            raise _Unwritable
+            raise Unwritable
         key = self.low.packs.key_of(b)
         if key is not None:
             return PACKED, self.named(key, True)
@@ -396,9 +524,9 @@ class _Writer:
                 return STORED, i
         assert b.array is not None
         if b.array.nbytes > SMALL_CONSTANT:
-            raise _Unwritable
+            raise Unwritable
         if self.kind.shapes_only and b.array.dtype.kind not in "iu":
-            raise _Unwritable  # made of weights: a table made of sizes holds integers
+            raise Unwritable  # made of weights: a table made of sizes holds integers
         return FIXED, b
 
     def named(self, key: Any, whole: bool = False) -> Any:
@@ -413,7 +541,7 @@ class _Writer:
                 parts.append(self.named(k) if k and isinstance(k[0], str) else k)
             elif isinstance(k, str) and k in self.consts:
                 if k not in self.inputs:
-                    raise _Unwritable
+                    raise Unwritable
                 parts.append(_Input(self.inputs.index(k)))
             else:
                 parts.append(k)
@@ -458,8 +586,17 @@ def constants(low: Lowering, node: Node, recipe: Recipe) -> list[Buffer | None] 
     return found
 
 
-def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
-    """Append a node's steps by a recipe; False, having done nothing, where that cannot be."""
+def follow(
+    low: Lowering,
+    kind: Kind,
+    recipe: Recipe,
+    values: list[Any] | None = None,
+    structs: list[bytes] | None = None,
+) -> bool:
+    """Append a node's steps by a recipe; False, having done nothing, where that cannot be.
+
+    ``values`` and ``structs`` are what the recipe's tape gives for the node's sizes.
+    """
     node = kind.node
     own, consts = recipe.constants.get(id(node), (None, None))
     if consts is None or own is not node:
@@ -467,24 +604,41 @@ def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
         if consts is None:
             return False
         recipe.constants[id(node)] = node, consts
-    inputs, outputs, places = node.inputs, node.outputs, low.places
+    inputs, outputs, places, steps = node.inputs, node.outputs, low.places, low.steps
     buffers = []
     for nbytes, parts in recipe.buffers:
-        b = Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts)
-        buffers.append(b)
+        if nbytes < 0:
+            nbytes = values[-1 - nbytes]  # type: ignore[index]
+        buffers.append(Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts))
     low.arena.buffers += buffers
     made: list[Place] = []
-    for (source, value, form), const in zip(recipe.locals, consts, strict=True):
+    for (source, value, form), const in zip(recipe.locals, consts):
         if const is not None:
             memory = const
             low.keep.append(const.array)  # type: ignore[arg-type]
         elif source == LOCAL:
             memory = buffers[value]
-        else:
+        elif source == WITHIN:
             memory = places[inputs[value[0]], value[1]].buffer
-        made.append(Place(memory, *form))
-    for p in recipe.parts:
-        count = len(low.steps)
+        else:
+            array = computed(value, values)
+            low.keep.append(array)
+            memory = Buffer(CONST, array.nbytes, array)
+        if values is not None:
+            start, shape, dtype, layout, pixel, channels = form
+            if type(shape) is slice:
+                shape = tuple(values[shape])
+            if start < 0:
+                start = values[-1 - start]
+            if pixel < 0:
+                pixel = values[-1 - pixel]
+            if channels < 0:
+                channels = values[-1 - channels]
+            made.append(Place(memory, start, shape, dtype, layout, pixel, channels))
+        else:
+            made.append(Place(memory, *form))
+    for i, p in enumerate(recipe.parts):
+        count = len(steps)
         used: list[Place | None] = []
         for r in p.places:
             if r[0] == LOCAL:
@@ -500,10 +654,29 @@ def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
                 if b.first < 0:
                     b.first = count
                 b.last = count
-        step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
-        step.part = p
-        low.steps.append(step)
+        if values is None:
+            step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
+            step.part = p
+        else:
+            threads, macs, pieces = p.threads, p.macs, p.pieces
+            if threads < 0:
+                threads = values[-1 - threads]
+            if macs < 0:
+                macs = values[-1 - macs]
+            if pieces < 0:
+                pieces = values[-1 - pieces]
+            params = Params(p, values) if p.varying else p.params
+            step = lowering.Step(p.kernel, node, params, used, threads, macs, pieces)
+            step.packed = structs[i]  # type: ignore[index]
+        steps.append(step)
     for output, i, layout, r in recipe.named:
         name = outputs[i] if output else inputs[i]
         places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
     return True
+
+
+def computed(source: tuple[Any, ...], values: list[Any] | None) -> np.ndarray:
+    """A table made of sizes: ``source`` is what makes it, and of which of the values."""
+    function, args = source
+    assert values is not None
+    return function(*[a if type(a) is not list else values[a[0]] for a in args])

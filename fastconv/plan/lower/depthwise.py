@@ -10,6 +10,7 @@ from ...graph.activation import Activation
 from ...graph.window import Window
 from ..lowering import Lowering, aligned_zeros
 from ..memory import Place
+from ..tracing import pure
 
 #: What the kernel takes: kernel columns, and strips side by side in a block.
 MAX_KW, STRIP, MAX_TILES = 64, 8, 16
@@ -127,6 +128,7 @@ def lower(
     low.step(kernel, params, [x, weights, bias, residual, y], work, macs=macs, threads=threads)
 
 
+@pure
 def blocks(
     n: int,
     oh: int,

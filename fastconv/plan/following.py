@@ -1,0 +1,281 @@
+"""Recipes for other sizes: a node is lowered once more, with sizes that note what becomes of them.
+
+See ``tracing`` for how that goes, and ``recipes`` for what comes of it. A recipe is kept only if it
+gives, for the sizes at hand, what lowering the node gave, parameter structs included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..errors import FastconvError
+from ..graph import TensorType
+from .lowering import Lowering
+from .memory import CONST, Buffer, Place
+from .recipes import (
+    COMPUTED,
+    FIXED,
+    Given,
+    Made,
+    Part,
+    Recipe,
+    Unwritable,
+    Whole,
+    Writer,
+    computed,
+    write,
+)
+from .tracing import Recorder, Traced, Untraceable, plain
+
+#: Where the fields of parameter structs lie: (kernel build, kernel, field, position) → (bytes from
+#: the start, kind); None where that cannot be told.
+Fields = dict[tuple[str, str, str, int], tuple[int, int] | None]
+_fields: Fields = {}
+#: Marks in a field, and how many bytes of an integer they are.
+MARK, LONG, SHORT, SINGLE = -1, 0, 1, 2
+
+
+class TracedLowering(Lowering):
+    """The lowering of one node whose sizes are traced."""
+
+    recorder: Recorder
+    made: dict[int, tuple[Any, ...]]
+
+    def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
+        exact = tuple([k.recorder.exact(k) if type(k) is Traced else k for k in key])
+        return super().packed(exact, make)
+
+    def computed(self, function: Callable[..., np.ndarray], *sizes: Any) -> Place:
+        place = self.constant(function(*[plain(s) for s in sizes]))
+        self.made[id(place.buffer)] = function, sizes
+        return place
+
+
+class TracedWriter(Writer):
+    """Writes a recipe in which some numbers are outputs of a tape."""
+
+    low: TracedLowering
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.outputs_of_tape: list[Any] = []
+        self._slots: dict[int, int] = {}
+        self._shapes: dict[tuple[Any, ...], slice] = {}
+
+    def slot(self, n: Any) -> int:
+        """Which output of the tape a traced number is."""
+        k = self._slots.get(n.index)
+        if k is None:
+            k = self._slots[n.index] = len(self.outputs_of_tape)
+            self.outputs_of_tape.append(n)
+        return k
+
+    def written(self, n: Any) -> int:
+        if type(n) is Traced:
+            return -1 - self.slot(n)
+        return super().written(n)
+
+    def params(
+        self, params: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], tuple[tuple[str, int, int], ...]]:
+        plainly: dict[str, Any] = {}
+        varying = []
+        for name, value in params.items():
+            if type(value) is Traced:
+                varying.append((name, -1, self.slot(value)))
+                value = value.value
+            elif type(value) in (list, tuple):
+                for i, v in enumerate(value):
+                    if type(v) is Traced:
+                        varying.append((name, i, self.slot(v)))
+                value = [plain(v) for v in value]
+            plainly[name] = value
+        return plainly, tuple(varying)
+
+    def form(self, p: Place) -> tuple[Any, ...]:
+        shape: Any = p.shape
+        if any(type(d) is Traced for d in shape):
+            key = tuple([(d.index,) if type(d) is Traced else d for d in shape])
+            if key not in self._shapes:
+                count = len(self.outputs_of_tape)
+                self._shapes[key] = slice(count, count + len(shape))
+                self.outputs_of_tape += shape
+            shape = self._shapes[key]
+        start, pixel, channels = map(self.written, (p.start, p.pixel, p.channels))
+        return start, shape, p.dtype, p.layout, pixel, channels
+
+    def memory(self, p: Place) -> tuple[Any, Any]:
+        found = self.low.made.get(id(p.buffer))
+        if found is None:
+            return super().memory(p)
+        function, sizes = found
+        return COMPUTED, (function, tuple([[self.slot(s)] if type(s) is Traced else s for s in sizes]))
+
+
+def trace(low: Lowering, made: Made, sizes: list[int], whole: Whole) -> tuple[Recipe | None, bool]:
+    """What was done for a node as a recipe for other sizes, and whether it holds for these alone.
+
+    Args:
+        low: the plan in the making.
+        made: what lowering the node did.
+        sizes: those of its inputs and outputs, in the order of ``Recipes``.
+        whole: lowers a node.
+    """
+    (s0, *_), (s1, *_) = made[2:]
+    real = write(low, made)
+    if real is None:
+        return None, True
+    kind = made[0]
+    recorder = Recorder()
+    try:
+        shadow, given = shadow_of(low, made, sizes, recorder)
+        whole(shadow, kind.node)
+        writer = TracedWriter(shadow, kind, given, 0, len(shadow.arena.buffers), len(given),
+                              len(shadow.places))  # fmt: skip
+        if shadow.postponed or shadow.roots or shadow.externals:
+            return None, True
+        recipe = writer.recipe(shadow.steps)
+        table = kernels.table(low.isa)
+        structs = []
+        parts = []
+        for part in recipe.parts:
+            struct = table[part.kernel].pack(**part.params)
+            structs.append(struct)
+            patches = []
+            for name, position, k in part.varying:
+                where = field_of(low.isa, part, name, position)
+                if where is None:
+                    return None, True
+                value = recorder.number(writer.outputs_of_tape[k], where[1] == SINGLE)
+                patches.append((*where, value))
+            parts.append((struct, patches))
+        recipe.tape = recorder.tape(writer.outputs_of_tape, parts)
+        found = recipe.tape.run(sizes)
+        if found is None or not equal(real, recipe, found[0], low):
+            return None, True
+        wanted = [table[p.kernel].pack(**p.params) for p in real.parts]
+        if found[1] != wanted:
+            return None, True
+    except (Untraceable, Unwritable, FastconvError, TypeError, ValueError, KeyError, OverflowError):
+        return None, True
+    for step, struct in zip(low.steps[s0:s1], structs, strict=True):
+        step.part = None
+        step.packed = struct
+    return recipe, recorder.narrow
+
+
+def shadow_of(
+    low: Lowering, made: Made, sizes: list[int], recorder: Recorder
+) -> tuple[TracedLowering, Given]:
+    """A plan in the making in which there are a node's inputs alone, of traced sizes."""
+    kind, given = made[:2]
+    node = kind.node
+    left = iter(sizes)
+    types: dict[str, TensorType] = {}
+    for name in (*kind.varying, *[o for o in node.outputs if o]):
+        t = low.types[name]
+        shape: Any = t.shape
+        if len(shape) > 2 or name in node.outputs:
+            shape = (*shape[:2], *[recorder.size(next(left)) for _ in shape[2:]])
+        types[name] = TensorType(t.dtype, shape)
+    buffers: dict[int, Buffer] = {}
+    places: dict[tuple[str, str], Place] = {}
+    copies: Given = []
+    for i, layout, p in given:
+        name = node.inputs[i]
+        if p.shape != low.types[name].shape:
+            raise Untraceable("a place of another shape than its value")
+        b = p.buffer
+        if b.kind != CONST:
+            b = buffers.setdefault(id(b), Buffer(b.kind, b.nbytes, None, b.index))
+        shape = types[name].shape
+        copy = Place(b, p.start, shape, p.dtype, p.layout, p.pixel, p.channels)
+        places[name, layout] = copy
+        copies.append((i, layout, copy))
+    shadow = TracedLowering(
+        low.graph, types, low.known, low.threads, low.packs, low.isa, low.strict, low.choices,
+        low.half, places=places, outputs=low.outputs, slices=low.slices,
+    )  # fmt: skip
+    shadow.recorder = recorder
+    shadow.made = {}
+    shadow.node = node
+    return shadow, copies
+
+
+def field_of(isa: str, part: Part, name: str, position: int) -> tuple[int, int] | None:
+    """Where a field lies in its kernel's parameter struct, told by what changes with it."""
+    key = (isa, part.kernel, name, position)
+    if key not in _fields:
+        _fields[key] = _field_of(isa, part, name, position)
+    return _fields[key]
+
+
+def _field_of(isa: str, part: Part, name: str, position: int) -> tuple[int, int] | None:
+    pack = kernels.table(isa)[part.kernel].pack
+
+    def with_value(value: Any) -> np.ndarray:
+        params = dict(part.params)
+        if position < 0:
+            params[name] = value
+        else:
+            params[name] = list(params[name])
+            params[name][position] = value
+        return np.frombuffer(pack(**params), np.uint8)
+
+    try:
+        zero, mark = with_value(0), with_value(MARK)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    changed = np.flatnonzero(zero != mark).tolist()
+    if not changed:
+        return None
+    first, count = changed[0], len(changed)
+    if changed != list(range(first, first + count)):
+        return None
+    if count in (4, 8) and (mark[first : first + count] == 255).all():
+        return first, LONG if count == 8 else SHORT
+    at = first - 2
+    if count == 2 and at >= 0 and mark[at : at + 4].tobytes() == np.float32(MARK).tobytes():
+        return at, SINGLE
+    return None
+
+
+def equal(real: Recipe, recipe: Recipe, values: list[Any], low: Lowering) -> bool:
+    """Whether a traced recipe says for some values what one without a tape does."""
+
+    def number(n: int) -> Any:
+        return n if n >= 0 else values[-1 - n]
+
+    def form(f: tuple[Any, ...]) -> tuple[Any, ...]:
+        start, shape, dtype, layout, pixel, channels = f
+        shape = tuple(values[shape]) if type(shape) is slice else shape
+        return number(start), shape, dtype, layout, number(pixel), number(channels)
+
+    if len(real.locals) != len(recipe.locals) or len(real.parts) != len(recipe.parts):
+        return False
+    for (source, value, f), (source_, value_, f_) in zip(real.locals, recipe.locals, strict=True):
+        if source == FIXED and source_ in (FIXED, COMPUTED):
+            array = value_.array if source_ == FIXED else computed(value_, values)
+            if value.array.dtype != array.dtype or value.array.shape != array.shape:
+                return False
+            if value.array.tobytes() != array.tobytes():
+                return False
+        elif source != source_ or value != value_:
+            return False
+        if f != form(f_):
+            return False
+    for p, q in zip(real.parts, recipe.parts, strict=True):
+        said = (p.kernel, p.places, p.threads, p.macs, p.pieces)
+        if said != (q.kernel, q.places, number(q.threads), number(q.macs), number(q.pieces)):
+            return False
+        if list(p.params) != list(q.params):
+            return False
+    buffers = [(number(n), parts) for n, parts in recipe.buffers]
+    return buffers == real.buffers and real.named == recipe.named
+
+
+__all__ = ["trace"]
