@@ -53,8 +53,8 @@ def followed(monkeypatch):
     """The names of the nodes whose steps came by a recipe."""
     names = []
 
-    def note(low, kind, recipe, *found):
-        done = follow(low, kind, recipe, *found)
+    def note(low, kind, recipe, *found, **more):
+        done = follow(low, kind, recipe, *found, **more)
         if done:
             names.append(kind.node.name)
         return done

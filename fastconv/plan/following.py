@@ -14,11 +14,14 @@ import numpy as np
 from .. import kernels
 from ..errors import FastconvError
 from ..graph import TensorType
-from .lowering import Lowering
+from .lowering import Lowering, Scaled
 from .memory import CONST, Buffer, Place
 from .recipes import (
     COMPUTED,
     FIXED,
+    LAYOUTS,
+    SCALE,
+    SHIFT,
     Given,
     Made,
     Part,
@@ -27,6 +30,8 @@ from .recipes import (
     Whole,
     Writer,
     computed,
+    position,
+    sources,
     write,
 )
 from .tracing import Recorder, Traced, Untraceable, plain
@@ -39,6 +44,10 @@ _fields: Fields = {}
 MARK, LONG, SHORT, SINGLE = -1, 0, 1, 2
 
 
+class Forced(Exception):
+    """A value that was postponed is computed after all: which input of the node."""
+
+
 class TracedLowering(Lowering):
     """The lowering of one node whose sizes are traced."""
 
@@ -48,6 +57,10 @@ class TracedLowering(Lowering):
     def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
         exact = tuple([k.recorder.exact(k) if type(k) is Traced else k for k in key])
         return super().packed(exact, make)
+
+    def compute(self, name: str) -> None:
+        assert self.node is not None
+        raise Forced(self.node.inputs.index(name))
 
     def computed(self, function: Callable[..., np.ndarray], *sizes: Any) -> Place:
         place = self.constant(function(*[plain(s) for s in sizes]))
@@ -116,29 +129,48 @@ class TracedWriter(Writer):
         return COMPUTED, (function, tuple([[self.slot(s)] if type(s) is Traced else s for s in sizes]))
 
 
-def trace(low: Lowering, made: Made, sizes: list[int], whole: Whole) -> tuple[Recipe | None, bool]:
+def trace(
+    low: Lowering,
+    made: Made,
+    sizes: list[int],
+    postponed: Mapping[str, Scaled],
+    whole: Whole,
+) -> tuple[Recipe | None, bool]:
     """What was done for a node as a recipe for other sizes, and whether it holds for these alone.
 
     Args:
         low: the plan in the making.
         made: what lowering the node did.
         sizes: those of its inputs and outputs, in the order of ``Recipes``.
+        postponed: the values that were before that.
         whole: lowers a node.
     """
-    (s0, *_), (s1, *_) = made[2:]
-    real = write(low, made)
-    if real is None:
+    (s0, _, _, _, computes, _, r0), (s1, _, _, _, computes_after, _, r1) = made[2:]
+    forced = computes_after != computes
+    real = None if forced else write(low, made)
+    if real is None and not forced:
         return None, True
     kind = made[0]
     recorder = Recorder()
     try:
-        shadow, given = shadow_of(low, made, sizes, recorder)
-        whole(shadow, kind.node)
-        writer = TracedWriter(shadow, kind, given, 0, len(shadow.arena.buffers), len(given),
-                              len(shadow.places))  # fmt: skip
-        if shadow.postponed or shadow.roots or shadow.externals:
+        shadow, given = shadow_of(low, made, sizes, postponed, recorder)
+        begin = position(shadow)
+        try:
+            whole(shadow, kind.node)
+        except Forced as e:
+            if real is not None or position(shadow) != begin:
+                return None, True
+            recipe = Recipe([], [], [], [], {}, recorder.tape([], []), [], None, e.args[0])
+            return recipe, recorder.narrow
+        if real is None:
             return None, True
-        recipe = writer.recipe(shadow.steps)
+        end = position(shadow)
+        if end[3:5] != begin[3:5]:
+            return None, True
+        writer = TracedWriter(
+            shadow, kind, given, (0, end[1]), (begin[2], end[2]), (begin[6], end[6])
+        )
+        recipe = writer.recipe(shadow.steps, end[5] - begin[5])
         table = kernels.table(low.isa)
         structs = []
         parts = []
@@ -146,8 +178,8 @@ def trace(low: Lowering, made: Made, sizes: list[int], whole: Whole) -> tuple[Re
             struct = table[part.kernel].pack(**part.params)
             structs.append(struct)
             patches = []
-            for name, position, k in part.varying:
-                where = field_of(low.isa, part, name, position)
+            for name, at, k in part.varying:
+                where = field_of(low.isa, part, name, at)
                 if where is None:
                     return None, True
                 value = recorder.number(writer.outputs_of_tape[k], where[1] == SINGLE)
@@ -169,36 +201,79 @@ def trace(low: Lowering, made: Made, sizes: list[int], whole: Whole) -> tuple[Re
 
 
 def shadow_of(
-    low: Lowering, made: Made, sizes: list[int], recorder: Recorder
+    low: Lowering,
+    made: Made,
+    sizes: list[int],
+    late: Mapping[str, Scaled],
+    recorder: Recorder,
 ) -> tuple[TracedLowering, Given]:
     """A plan in the making in which there are a node's inputs alone, of traced sizes."""
     kind, given = made[:2]
     node = kind.node
     left = iter(sizes)
+
+    def traced(shape: Any) -> Any:
+        return (*shape[:2], *[recorder.size(next(left)) for _ in shape[2:]])
+
+    # Forms of places by identity: what scales a postponed input has sizes of its own.
+    names = sources(late, node)
+    scales = {(i, layout): p for i, layout, p in given if layout not in LAYOUTS}
+    shapes: dict[tuple[int, str], Any] = {}
     types: dict[str, TensorType] = {}
-    for name in (*kind.varying, *[o for o in node.outputs if o]):
+    for name in dict.fromkeys(n for n in names if n in low.types):
         t = low.types[name]
-        shape: Any = t.shape
-        if len(shape) > 2 or name in node.outputs:
-            shape = (*shape[:2], *[recorder.size(next(left)) for _ in shape[2:]])
-        types[name] = TensorType(t.dtype, shape)
+        types[name] = TensorType(t.dtype, traced(t.shape))
+        for at, p in scales.items():
+            if names[at[0]] == name:
+                shapes[at] = traced(p.shape)
+    for name in node.outputs:
+        if not name:
+            continue
+        t = low.types[name]
+        types[name] = TensorType(t.dtype, traced(t.shape))
+        part = low.slices.get(name)
+        if part is not None:
+            t = low.types[part.root]
+            types[part.root] = TensorType(t.dtype, traced(t.shape))
+    if next(left, None) is not None:
+        raise Untraceable("sizes of something else")
     buffers: dict[int, Buffer] = {}
+
+    def memory(b: Buffer) -> Buffer:
+        if b.kind == CONST:
+            return b
+        return buffers.setdefault(id(b), Buffer(b.kind, b.nbytes, None, b.index))
+
     places: dict[tuple[str, str], Place] = {}
+    postponed: dict[str, Scaled] = {}
     copies: Given = []
+    found: dict[tuple[int, str], Place] = {}
     for i, layout, p in given:
-        name = node.inputs[i]
-        if p.shape != low.types[name].shape:
+        name = names[i]
+        if layout in LAYOUTS and p.shape != low.types[name].shape:
             raise Untraceable("a place of another shape than its value")
-        b = p.buffer
-        if b.kind != CONST:
-            b = buffers.setdefault(id(b), Buffer(b.kind, b.nbytes, None, b.index))
-        shape = types[name].shape
-        copy = Place(b, p.start, shape, p.dtype, p.layout, p.pixel, p.channels)
-        places[name, layout] = copy
+        shape = types[name].shape if layout in LAYOUTS else shapes[i, layout]
+        copy = Place(memory(p.buffer), p.start, shape, p.dtype, p.layout, p.pixel, p.channels)
+        if layout in LAYOUTS:
+            places[name, layout] = copy
+        found[i, layout] = copy
         copies.append((i, layout, copy))
+    for i, layout in scales:
+        if layout == SCALE:
+            s = late[names[i]]
+            shift = found.get((i, SHIFT))
+            postponed[names[i]] = Scaled(
+                None, s.source, found[i, SCALE], s.per_image, shift, s.lo, lambda: None
+            )
+    roots = {}
+    for name in node.outputs:
+        part = low.slices.get(name)
+        if part is not None and part.root in list(low.roots)[: made[2][6]]:
+            roots[part.root] = memory(low.roots[part.root])
     shadow = TracedLowering(
         low.graph, types, low.known, low.threads, low.packs, low.isa, low.strict, low.choices,
-        low.half, places=places, outputs=low.outputs, slices=low.slices,
+        low.half, places=places, outputs=low.outputs, slices=low.slices, roots=roots,
+        postponed=postponed, due=low.due,
     )  # fmt: skip
     shadow.recorder = recorder
     shadow.made = {}
@@ -275,7 +350,8 @@ def equal(real: Recipe, recipe: Recipe, values: list[Any], low: Lowering) -> boo
         if list(p.params) != list(q.params):
             return False
     buffers = [(number(n), parts) for n, parts in recipe.buffers]
-    return buffers == real.buffers and real.named == recipe.named
+    said = (real.buffers, real.named, real.roots, real.postponed)
+    return said == (buffers, recipe.named, recipe.roots, recipe.postponed)
 
 
 __all__ = ["trace"]

@@ -200,6 +200,9 @@ class Lowering:
         threads: the most threads a step may use.
         choices: decides between alternatives (:meth:`choose`).
         half: whether weights of fully-connected layers are stored in half precision.
+        again: lowers a node by a recipe if there is one.
+        due: values that are not to be postponed any more.
+        computes: how many values were computed after having been postponed.
     """
 
     graph: Graph
@@ -223,6 +226,9 @@ class Lowering:
     keep: list[np.ndarray] = field(default_factory=list)
     fresh: dict[Hashable, Made] = field(default_factory=dict)
     traced: int = 0
+    again: Callable[[Node], None] | None = None
+    due: set[str] = field(default_factory=set)
+    computes: int = 0
 
     # What a node's inputs and outputs are.
 
@@ -259,23 +265,31 @@ class Lowering:
         A reader that can do the scaling itself asks for it with :meth:`scaled`; for any other, the
         value's steps are appended when it first asks where the value lies.
         """
-        self.postponed[name] = scaled
+        if name in self.due:
+            scaled.emit()
+        else:
+            self.postponed[name] = scaled
 
     def scaled(self, name: str) -> Scaled | None:
         """How a value comes from another, unless it has been computed."""
         return self.postponed.get(name)
 
-    def _compute(self, name: str) -> None:
+    def compute(self, name: str) -> None:
         """Append the steps of a value that was postponed."""
         scaled = self.postponed.pop(name)
+        self.computes += 1
         node, self.node = self.node, scaled.node
-        scaled.emit()
+        self.due.add(name)
+        if self.again is not None and scaled.node is not None:
+            self.again(scaled.node)  # which, this time, postpones nothing
+        else:
+            scaled.emit()
         self.node = node
 
     def layout_of(self, name: str) -> str:
         """The layout in which a value was computed; constants count as plain."""
         if name in self.postponed:
-            self._compute(name)
+            self.compute(name)
         for layout in (CHANNELS_LAST, FLAT, PLAIN):
             if (name, layout) in self.places:
                 return layout
@@ -290,7 +304,7 @@ class Lowering:
             dense: whether pixels must follow one another without a gap.
         """
         if name in self.postponed:
-            self._compute(name)
+            self.compute(name)
         if layout is None:
             layout = self.layout_of(name)
         have = self.places.get((name, layout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ def make_plan(
         low.places[name, PLAIN] = place
     live = _live(ready, results)
     low.slices = _slices(low, live, set(inputs))
+    if recipes is not None:
+        low.again = partial(recipes.lower, low, whole=_lower)
     for node in live:
         low.node = node
         try:

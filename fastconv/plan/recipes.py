@@ -19,7 +19,8 @@ part of a Concat's buffer, a Python step) makes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from .choice import Choices
 from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
 
 if TYPE_CHECKING:
-    from .lowering import Lowering, Step
+    from .lowering import Lowering, Scaled, Step
     from .tape import Tape
 
 #: Results of shape rules, and recipes (some 5 kB each), that are kept for a graph; more than that:
@@ -58,7 +59,9 @@ Whole = Callable[["Lowering", Node], None]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
 #: Where a place of a recipe comes from.
-NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED, COMPUTED = range(8)
+NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED, COMPUTED, SCALED, ROOT = range(10)
+#: In place of a layout: what an input that was postponed is to be multiplied by, and what is added.
+SCALE, SHIFT = "scale", "shift"
 
 #: Recipes that are traced while one plan is made (each takes some times as long as lowering a
 #: node), recipes of different choices for one kind of node, and those of these that may hold for
@@ -118,6 +121,11 @@ class Recipe:
         constants: by a node's id, the node and the constants behind ``locals`` (None for other
             memory).
         tape: what depends on sizes, and for which it holds; None where nothing does.
+        roots: buffers that are those of a Concat from now on: (which output is a part of it, which
+            buffer).
+        postponed: how its output would be computed, if it is postponed: (output, source, scale,
+            per image, shift, least).
+        forces: the input that was postponed and is to be computed first of all; -1 for none.
     """
 
     buffers: list[tuple[int, int | None]]
@@ -126,6 +134,9 @@ class Recipe:
     parts: list[Part]
     constants: dict[int, tuple[Node, list[Buffer | None]]]
     tape: Tape | None
+    roots: list[tuple[int, int]]
+    postponed: tuple[Any, ...] | None
+    forces: int
 
 
 class Params(Mapping[str, Any]):
@@ -286,20 +297,28 @@ class Recipes:
                     matched = True
                     if i:
                         choices.insert(0, choices.pop(i))  # type: ignore[union-attr]
-                    if follow(low, kind, choice, *found):
+                    if choice.forces >= 0:
+                        low.compute(node.inputs[choice.forces])
+                        return self.lower(low, node, whole)
+                    if follow(low, kind, choice, *found, whole):
                         return None
                     break
         key = (general, *sizes)
         recipe = self._recipes.get(key, self)  # itself: none was tried
         if recipe is self and key in low.fresh:
             recipe = self._keep(key, low, low.fresh[key])
-        if isinstance(recipe, Recipe) and follow(low, kind, recipe):
+        if isinstance(recipe, Recipe) and follow(low, kind, recipe, whole=whole):
             return None
         before = position(low)
+        postponed = dict(low.postponed)
         whole(low, node)
         if recipe is self:
             made = kind, given, before, position(low)
-            if sizes and not matched and self._trace(low, general, sizes, made, whole):
+            if low.computes != before[4]:
+                if sizes and low.computes == before[4] + 1 and not matched:
+                    self._trace(low, general, sizes, made, postponed, whole)
+                return None
+            if sizes and not matched and self._trace(low, general, sizes, made, postponed, whole):
                 return None
             if hash(key) in self._seen:
                 self._keep(key, low, made)
@@ -311,7 +330,13 @@ class Recipes:
         return None
 
     def _trace(
-        self, low: Lowering, key: Hashable, sizes: list[int], made: Made, whole: Whole
+        self,
+        low: Lowering,
+        key: Hashable,
+        sizes: list[int],
+        made: Made,
+        postponed: Mapping[str, Scaled],
+        whole: Whole,
     ) -> bool:
         """Whether what was done for a node became a recipe for other sizes too."""
         if low.traced >= MOST_TRACED or self._narrow.get(key, 0) >= MOST_NARROW:
@@ -322,7 +347,7 @@ class Recipes:
         if len(self._narrow) + len(self._traced) >= MOST_RECIPES:
             self._narrow.clear()
             self._traced.clear()
-        recipe, narrow = following.trace(low, made, sizes, whole)
+        recipe, narrow = following.trace(low, made, sizes, postponed, whole)
         if recipe is None or narrow:
             self._narrow[key] = MOST_NARROW if recipe is None else self._narrow.get(key, 0) + 1
         if recipe is None:
@@ -349,14 +374,17 @@ class Recipes:
         if kind.number < 0:
             return None
         key: list[Any] = [kind.number]
-        for name in kind.node.outputs:
-            key.append(low.slices.get(name))
-            key.append(name in low.outputs)
-        types, places = low.types, low.places
+        types, places, postponed = low.types, low.places, low.postponed
         buffers: list[int] = []
-        for name, i in zip(kind.varying, kind.places):
+        names: Sequence[str] = kind.varying
+        indices: Sequence[int] = kind.places
+        for name in names:
+            if name in postponed:
+                names, indices = self._with_sources(low, kind)
+                break
+        for name, i in zip(names, indices):
             t = types.get(name)
-            if t is None or name in low.postponed:
+            if t is None:
                 return None
             shape: Any = t.shape
             key.append(len(shape))
@@ -366,31 +394,69 @@ class Recipes:
             else:
                 key.append(shape)
             key.append(t.dtype)
+            if name in postponed:
+                scaled = postponed[name]
+                if scaled.source in postponed:
+                    return None
+                key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
+                for layout, p in (SCALE, scaled.scale), (SHIFT, scaled.shift):
+                    if p is None:
+                        key.append(None)
+                        continue
+                    b = id(p.buffer)
+                    if b not in buffers:
+                        buffers.append(b)
+                    form = (p.buffer.kind, p.layout, p.dtype, len(p.shape), p.shape[:2])
+                    key.append((form, p.start, p.pixel, p.channels, buffers.index(b)))
+                    sizes += p.shape[2:]
+                    given.append((i, layout, p))
+                continue
             for layout in LAYOUTS:
                 p = places.get((name, layout))
                 if p is None:
                     key.append(None)
                     continue
-                if p.start or not p.dense:
-                    return None
                 b = id(p.buffer)
                 if b not in buffers:
                     buffers.append(b)
                 # Which places share memory counts: an output may share it with one of them.
-                key.append((p.buffer.kind, p.pixel, p.channels, buffers.index(b)))
+                key.append((p.buffer.kind, p.start, p.pixel, p.channels, buffers.index(b)))
                 given.append((i, layout, p))
-        if sizes:
-            for name in kind.node.outputs:
-                if name:
-                    sizes += types[name].shape[2:]  # type: ignore[index, arg-type]
+        for name in kind.node.outputs:
+            if not name:
+                continue
+            sizes += types[name].shape[2:]  # type: ignore[index, arg-type]
+            key.append(name in low.outputs)
+            key.append(name in low.due)
+            part = low.slices.get(name)
+            if part is None:
+                continue
+            root: Any = types[part.root].shape
+            sizes += root[2:]
+            memory = low.roots.get(part.root)
+            if memory is not None and id(memory) not in buffers:
+                buffers.append(id(memory))
+            at = -1 if memory is None else buffers.index(id(memory))
+            key.append((part.channel, part.root == name, root[:2], len(root), at))
         return tuple(key)
+
+    def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
+        """The varying inputs, and what those of them that were postponed come from."""
+        every = sources(low.postponed, kind.node)
+        names = list(dict.fromkeys(n for n in every if n in kind.varying or n not in self.stored and n))
+        return names, [every.index(n) for n in names]
+
+
+def sources(postponed: Mapping[str, Scaled], node: Node) -> list[str]:
+    """A node's inputs, then the values that its postponed inputs are computed from."""
+    return [*node.inputs, *[postponed[n].source for n in node.inputs if n in postponed]]
 
 
 def position(low: Lowering) -> tuple[int, ...]:
     """How much there is of a plan in the making."""
     return (
         len(low.steps), len(low.arena.buffers), len(low.places), len(low.externals),
-        len(low.postponed), len(low.roots),
+        low.computes, len(low.postponed), len(low.roots),
     )  # fmt: skip
 
 
@@ -420,11 +486,12 @@ class Unwritable(Exception):
 
 def write(low: Lowering, made: Made) -> Recipe | None:
     """What was done for a node as a recipe; None where it cannot be said as one."""
-    kind, given, (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made
-    if others != others_after:
+    kind, given, (s0, b0, p0, *same, d0, r0), (s1, b1, p1, *same_after, d1, r1) = made
+    if same != same_after:
         return None
     try:
-        recipe = Writer(low, kind, given, b0, b1, p0, p1).recipe(low.steps[s0:s1])
+        writer = Writer(low, kind, given, (b0, b1), (p0, p1), (r0, r1))
+        recipe = writer.recipe(low.steps[s0:s1], d1 - d0)
     except Unwritable:
         return None
     for s, part in zip(low.steps[s0:s1], recipe.parts, strict=True):
@@ -436,27 +503,50 @@ class Writer:
     """Names the places of one node's steps by their roles."""
 
     def __init__(
-        self, low: Lowering, kind: Kind, given: Given, b0: int, b1: int, p0: int, p1: int
+        self,
+        low: Lowering,
+        kind: Kind,
+        given: Given,
+        buffers: tuple[int, int],
+        places: tuple[int, int],
+        roots: tuple[int, int],
     ) -> None:
         self.low = low
         self.kind = kind
-        self.inputs = list(kind.node.inputs)
+        self.inputs = sources(low.postponed, kind.node)
         self.outputs = list(kind.node.outputs)
         self.consts = low.graph.consts
-        self.buffers = low.arena.buffers[b0:b1]
+        self.buffers = low.arena.buffers[slice(*buffers)]
         self.number = {id(b): i for i, b in enumerate(self.buffers)}
-        self.added = list(islice(low.places.items(), p0, p1))
+        self.added = list(islice(low.places.items(), *places))
         self.given: dict[int, tuple[Any, ...]] = {}
-        self.within: dict[int, tuple[int, str]] = {}
+        self.within: dict[int, tuple[Any, ...]] = {}
         for i, layout, p in given:
-            if low.places.get((self.inputs[i], layout)) is not p:
-                raise Unwritable  # it was moved
-            self.given[id(p)] = (INPUT, i, layout)
-            self.within.setdefault(id(p.buffer), (i, layout))
+            if layout in LAYOUTS:
+                if i >= len(self.inputs) or low.places.get((self.inputs[i], layout)) is not p:
+                    raise Unwritable  # it was moved, or is not what is scaled any more
+                self.given[id(p)] = (INPUT, i, layout)
+                self.within.setdefault(id(p.buffer), (WITHIN, (i, layout)))
+            else:
+                self.given[id(p)] = (SCALED, i, layout)
+        self.roots = []
+        for i, name in enumerate(self.outputs):
+            part = low.slices.get(name)
+            if part is None or part.root not in low.roots:
+                continue
+            root = low.roots[part.root]
+            self.within.setdefault(id(root), (ROOT, i))
+            if part.root in islice(low.roots, *roots):
+                if id(root) not in self.number:
+                    raise Unwritable
+                self.roots.append((i, self.number[id(root)]))
+        if roots[1] - roots[0] != len({n for _, n in self.roots}):
+            raise Unwritable
         self.made: dict[int, tuple[Any, ...]] = {}
         self.locals: list[tuple[Any, ...]] = []
 
-    def recipe(self, steps: list[Step]) -> Recipe:
+    def recipe(self, steps: list[Step], postponed: int) -> Recipe:
+        """The recipe; ``postponed`` values were."""
         weights = [self.consts[n] for n in self.inputs if n in self.consts]
         if self.kind.shapes_only and any(self.low.packs.known_odd(w) for w in weights):
             raise Unwritable
@@ -479,7 +569,20 @@ class Writer:
             else:
                 raise Unwritable
         buffers = [(self.written(b.nbytes), b.parts) for b in self.buffers]
-        return Recipe(buffers, self.locals, named, parts, {}, None)
+        late = None
+        if postponed:
+            found = [(i, self.low.postponed.get(o)) for i, o in enumerate(self.outputs) if o]
+            if postponed != 1 or len(found) != 1 or found[0][1] is None:
+                raise Unwritable
+            i, scaled = found[0]
+            assert scaled is not None
+            if scaled.node is not self.kind.node or scaled.source not in self.inputs:
+                raise Unwritable
+            late = (
+                i, self.inputs.index(scaled.source), self.ref(scaled.scale), scaled.per_image,
+                self.ref(scaled.shift), scaled.lo,
+            )  # fmt: skip
+        return Recipe(buffers, self.locals, named, parts, {}, None, self.roots, late, -1)
 
     def written(self, n: Any) -> int:
         """A number of a recipe."""
@@ -513,7 +616,7 @@ class Writer:
         if id(b) in self.number:
             return LOCAL, self.number[id(b)]
         if id(b) in self.within:
-            return WITHIN, self.within[id(b)]
+            return self.within[id(b)]
         if b.kind != CONST:
             raise Unwritable
         key = self.low.packs.key_of(b)
@@ -592,10 +695,12 @@ def follow(
     recipe: Recipe,
     values: list[Any] | None = None,
     structs: list[bytes] | None = None,
+    whole: Whole | None = None,
 ) -> bool:
     """Append a node's steps by a recipe; False, having done nothing, where that cannot be.
 
-    ``values`` and ``structs`` are what the recipe's tape gives for the node's sizes.
+    ``values`` and ``structs`` are what the recipe's tape gives for the node's sizes; ``whole`` does
+    without a recipe.
     """
     node = kind.node
     own, consts = recipe.constants.get(id(node), (None, None))
@@ -605,6 +710,8 @@ def follow(
             return False
         recipe.constants[id(node)] = node, consts
     inputs, outputs, places, steps = node.inputs, node.outputs, low.places, low.steps
+    if low.postponed:
+        inputs = sources(low.postponed, node)
     buffers = []
     for nbytes, parts in recipe.buffers:
         if nbytes < 0:
@@ -620,6 +727,8 @@ def follow(
             memory = buffers[value]
         elif source == WITHIN:
             memory = places[inputs[value[0]], value[1]].buffer
+        elif source == ROOT:
+            memory = low.roots[low.slices[outputs[value]].root]
         else:
             array = computed(value, values)
             low.keep.append(array)
@@ -645,6 +754,8 @@ def follow(
                 place = made[r[1]]
             elif r[0] == INPUT:
                 place = places[inputs[r[1]], r[2]]
+            elif r[0] == SCALED:
+                place = getattr(low.postponed[inputs[r[1]]], r[2])
             else:
                 used.append(None)
                 continue
@@ -672,6 +783,20 @@ def follow(
     for output, i, layout, r in recipe.named:
         name = outputs[i] if output else inputs[i]
         places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
+    for i, k in recipe.roots:
+        low.roots[low.slices[outputs[i]].root] = buffers[k]
+    if recipe.postponed is not None:
+        i, source, scale, per_image, shift, lo = recipe.postponed
+        first, second = (
+            made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]] if r[0] == INPUT else None
+            for r in (scale, shift)
+        )
+        assert first is not None
+        assert whole is not None
+        emit = partial(whole, low, node)  # which postpones nothing that is due
+        low.postponed[outputs[i]] = lowering.Scaled(
+            node, inputs[source], first, per_image, second, lo, emit
+        )
     return True
 
 
