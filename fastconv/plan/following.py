@@ -6,14 +6,15 @@ gives, for the sizes at hand, what lowering the node gave, parameter structs inc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..errors import FastconvError
-from ..graph import TensorType
+from ..graph import Graph, SymbolicError, TensorType
+from ..graph.tracing import Recorder, Traced, Untraceable, plain
 from .lowering import Lowering, Scaled
 from .memory import CONST, Buffer, Place
 from .recipes import (
@@ -26,6 +27,7 @@ from .recipes import (
     Made,
     Part,
     Recipe,
+    Rules,
     Unwritable,
     Whole,
     Writer,
@@ -34,14 +36,21 @@ from .recipes import (
     sources,
     write,
 )
-from .tracing import Recorder, Traced, Untraceable, plain
+from .tape import Tape
 
+#: What tracing may come to an end with.
+FAILURES = (
+    Untraceable, Unwritable, FastconvError, TypeError, ValueError, KeyError, OverflowError,
+    IndexError, AttributeError,
+)  # fmt: skip
 #: Where the fields of parameter structs lie: (kernel build, kernel, field, position) → (bytes from
 #: the start, kind); None where that cannot be told.
 Fields = dict[tuple[str, str, str, int], tuple[int, int] | None]
 _fields: Fields = {}
 #: Marks in a field, and how many bytes of an integer they are.
 MARK, LONG, SHORT, SINGLE = -1, 0, 1, 2
+#: What depends on sizes in a parameter struct: (bytes from the start, kind, number of the value).
+Patch = tuple[int, int, int]
 
 
 class Forced(Exception):
@@ -126,7 +135,10 @@ class TracedWriter(Writer):
         if found is None:
             return super().memory(p)
         function, sizes = found
-        return COMPUTED, (function, tuple([[self.slot(s)] if type(s) is Traced else s for s in sizes]))
+        return COMPUTED, (
+            function,
+            tuple([[self.slot(s)] if type(s) is Traced else s for s in sizes]),
+        )
 
 
 def trace(
@@ -160,7 +172,7 @@ def trace(
         except Forced as e:
             if real is not None or position(shadow) != begin:
                 return None, True
-            recipe = Recipe([], [], [], [], {}, recorder.tape([], []), [], None, e.args[0])
+            recipe = Recipe([], [], [], [], {}, tape_of(recorder, [], []), [], None, e.args[0])
             return recipe, recorder.narrow
         if real is None:
             return None, True
@@ -185,19 +197,86 @@ def trace(
                 value = recorder.number(writer.outputs_of_tape[k], where[1] == SINGLE)
                 patches.append((*where, value))
             parts.append((struct, patches))
-        recipe.tape = recorder.tape(writer.outputs_of_tape, parts)
+        recipe.tape = tape_of(recorder, writer.outputs_of_tape, parts)
         found = recipe.tape.run(sizes)
         if found is None or not equal(real, recipe, found[0], low):
             return None, True
         wanted = [table[p.kernel].pack(**p.params) for p in real.parts]
         if found[1] != wanted:
             return None, True
-    except (Untraceable, Unwritable, FastconvError, TypeError, ValueError, KeyError, OverflowError):
+    except FAILURES:
         return None, True
     for step, struct in zip(low.steps[s0:s1], structs, strict=True):
         step.part = None
         step.packed = struct
     return recipe, recorder.narrow
+
+
+def tape_of(
+    recorder: Recorder, outputs: Sequence[Any], parts: list[tuple[bytes, list[Patch]]]
+) -> Tape:
+    """The tape of what was recorded, which gives ``outputs``: traced values or numbers."""
+    places = [recorder.number(o) for o in outputs]
+    return Tape(
+        recorder.inputs, recorder.values, recorder.floats, recorder.code, recorder.calls, places,
+        parts,
+    )  # fmt: skip
+
+
+def trace_rules(
+    graph: Graph, types: Mapping[str, TensorType], stored: Mapping[str, TensorType]
+) -> Rules | None:
+    """How the types of all values follow from the sizes of the inputs; None if they do not so.
+
+    Args:
+        graph: a graph in which nothing but constants is known at plan time.
+        types: the type of every value for some sizes.
+        stored: those of its constants.
+    """
+    recorder = Recorder()
+    found: dict[str, TensorType] = {}
+    outputs: list[Any] = []
+    forms: dict[tuple[Any, ...], int] = {}
+    listed: list[tuple[Any, Any]] = []
+    names: list[str] = []
+    indices: list[int] = []
+    try:
+        for name in graph.inputs:
+            t = types[name]
+            shape: Any = t.shape
+            sizes = [recorder.size(d) for d in shape[2:]]
+            found[name] = TensorType(t.dtype, (*shape[:2], *sizes))
+        for node in graph.nodes:
+            op = node.op
+            if op.control or op.dynamic or not op.deterministic:
+                return None
+            ins = [None if not i else stored.get(i) or found[i] for i in node.inputs]
+            values = [graph.consts.get(i) if i else None for i in node.inputs]
+            if op.fold(ins, values) is not None:
+                return None
+            outs = op.infer(ins, values)
+            for name, t in zip(node.outputs, outs, strict=False):
+                if not name:
+                    continue
+                shape = t.shape
+                if t.dtype != types[name].dtype or tuple(map(plain, shape)) != types[name].shape:
+                    return None
+                found[name] = t
+                traced = [(d.index,) if type(d) is Traced else d for d in shape]
+                key = (t.dtype, *traced)
+                if key not in forms:
+                    forms[key] = len(listed)
+                    if shape == types[name].shape and traced == list(shape):
+                        listed.append((t.dtype, shape))
+                    else:
+                        listed.append((t.dtype, slice(len(outputs), len(outputs) + len(shape))))
+                        outputs += shape
+                names.append(name)
+                indices.append(forms[key])
+        tape = tape_of(recorder, outputs, [])
+    except (*FAILURES, SymbolicError):
+        return None
+    return None if recorder.narrow else Rules(tape, names, indices, listed)
 
 
 def shadow_of(

@@ -89,7 +89,14 @@ def make_plan(
     isa = isa or kernels.chosen_isa()
     choices = choices or Choices()
     recipes = recipes_of(graph, packs, choices, (threads, isa, strict, half), not half)
-    ready, late = resolve(graph, types, known, limit, recipes)
+    found = None if recipes is None else recipes.resolved(types)
+    if found is not None:
+        ready: list[Node] = found
+        late: list[Node] = []
+    else:
+        ready, late = resolve(graph, types, known, limit, recipes)
+        if recipes is not None and len(known) == len(graph.consts) and ready == graph.nodes:
+            recipes.keep_resolved(types)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]

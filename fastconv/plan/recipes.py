@@ -139,6 +139,23 @@ class Recipe:
     forces: int
 
 
+@record(slots=True)
+class Rules:
+    """The types of all values of a graph, as they follow from the sizes of its inputs.
+
+    Attributes:
+        tape: gives the sizes.
+        names: the values that nodes compute.
+        indices: which of ``forms`` each has.
+        forms: dtype and shape of each type: a shape, or which outputs of the tape it is.
+    """
+
+    tape: Tape
+    names: list[str]
+    indices: list[int]
+    forms: list[tuple[Any, Any]]
+
+
 class Params(Mapping[str, Any]):
     """The parameters of a step that a tape gave the struct of: put together when asked for."""
 
@@ -200,6 +217,8 @@ class Recipes:
         self._recipes: dict[Hashable, Recipe | None] = {}
         self._traced: dict[Hashable, list[Recipe]] = {}
         self._narrow: dict[Hashable, int] = {}  # how often tracing led to nothing
+        self._rules: dict[Hashable, list[Rules]] = {}
+        self._untraced = 0
         self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
@@ -273,6 +292,52 @@ class Recipes:
         if len(self.inferred) >= MOST:
             self.inferred.clear()
         self.inferred[key] = types
+
+    def resolved(self, types: dict[str, TensorType]) -> list[Node] | None:
+        """The graph's nodes, all types entered, if these follow from those of its inputs alone."""
+        key = []
+        sizes: list[int] = []
+        for name in self.graph.inputs:
+            t = types[name]
+            shape: Any = t.shape
+            if shape is None:
+                return None
+            key.append((t.dtype, len(shape), shape[:2]))
+            sizes += shape[2:]
+        for rules in self._rules.get(tuple(key), ()):
+            found = rules.tape.run(sizes)
+            if found is not None:
+                values = found[0]
+                made = [
+                    TensorType(dtype, tuple(values[s]) if type(s) is slice else s)
+                    for dtype, s in rules.forms
+                ]
+                types.update(zip(rules.names, [made[k] for k in rules.indices]))
+                return self.graph.nodes
+        return None
+
+    def keep_resolved(self, types: Mapping[str, TensorType]) -> None:
+        """Note how the types of all values follow from those of the inputs."""
+        if self._untraced >= MOST_NARROW:
+            return
+        from . import following
+
+        key = []
+        for name in self.graph.inputs:
+            t = types[name]
+            shape: Any = t.shape
+            if shape is None:
+                return
+            key.append((t.dtype, len(shape), shape[:2]))
+        rules = following.trace_rules(self.graph, types, self.stored)
+        if rules is None:
+            self._untraced += 1
+            return
+        if len(self._rules) >= MOST_CHOICES:
+            self._rules.clear()
+        choices = self._rules.setdefault(tuple(key), [])
+        choices.insert(0, rules)
+        del choices[MOST_CHOICES:]
 
     # Lowering.
 
@@ -443,7 +508,9 @@ class Recipes:
     def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
         """The varying inputs, and what those of them that were postponed come from."""
         every = sources(low.postponed, kind.node)
-        names = list(dict.fromkeys(n for n in every if n in kind.varying or n not in self.stored and n))
+        names = list(
+            dict.fromkeys(n for n in every if n in kind.varying or n not in self.stored and n)
+        )
         return names, [every.index(n) for n in names]
 
 

@@ -1,6 +1,6 @@
 """Recorded integer arithmetic that is done again for other sizes, at the speed of C.
 
-A :class:`Tape` is what ``plan/tracing.py`` recorded: a list of instructions over numbered values, of
+A :class:`Tape` is what ``graph/tracing.py`` recorded: a list of instructions over numbered values, of
 which the first are the sizes that it is run for. Some compare two values: where the outcome is not
 the recorded one, or a number leaves the range in which these sums are those of Python, the tape does
 not say what it would say of other sizes: the run ends with None.
@@ -47,7 +47,7 @@ cdef enum:
     INT32 = 1
     FLOAT = 2
 
-#: Instructions by the names that ``tracing`` records.
+#: Instructions by the names that ``graph/tracing.py`` records.
 CODES = {
     "+": ADD, "-": SUB, "*": MUL, "//": FLOORDIV, "%": MOD, "f+": FADD, "f-": FSUB, "f*": FMUL,
     "f/": FDIV, "float": TOFLOAT, "ceil": CEIL, "floor": FLOOR, "round": ROUND,
@@ -273,7 +273,10 @@ cdef class Tape:
         cdef int i
         function, arguments, targets = call
         given = [self._number(v, a[0]) if type(a) is list else a for a in arguments]
-        results = function(*given)
+        try:
+            results = function(*given)
+        except Exception:
+            return False  # it raises the same where nothing is recorded
         if type(results) is not tuple:
             results = (results,)
         if len(results) != len(targets):

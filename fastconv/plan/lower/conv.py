@@ -11,11 +11,11 @@ from ... import kernels
 from ...graph import Node
 from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from ..tracing import pure
 from . import amx, amx_winograd, depthwise, dilated, vector, winograd
 
 INF = float("inf")

@@ -7,10 +7,10 @@ from math import ceil
 import numpy as np
 
 from ...graph.activation import Activation
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ..lowering import Lowering, aligned_zeros
 from ..memory import Place
-from ..tracing import pure
 
 #: What the kernel takes: kernel columns, and strips side by side in a block.
 MAX_KW, STRIP, MAX_TILES = 64, 8, 16

@@ -3,7 +3,7 @@
 A lowering is ordinary Python code on integers. Given :class:`Traced` sizes instead, it does what it
 does for the numbers behind them, and a :class:`Recorder` notes each sum and the outcome of each
 comparison. For other sizes for which every comparison comes out the same, the code would do the
-same steps with the sums done anew: a :class:`~fastconv.plan.tape.Tape` does those. (Tracing with
+same with the sums done anew: a ``Tape`` (``plan/tape.pyx``) does those. (Tracing with
 guards, as just-in-time compilers for tensor programs have it: Ansel et al., "PyTorch 2: Faster
 Machine Learning Through Dynamic Python Bytecode Transformation and Graph Compilation", 2024.)
 
@@ -17,14 +17,11 @@ Code must not ask for ``type(size) is int``: ``isinstance(size, int)`` holds for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from operator import add, floordiv, mod, mul, sub, truediv
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-
-if TYPE_CHECKING:
-    from .tape import Tape
 
 Number = int | float
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,7 +45,7 @@ class Recorder:
     Attributes:
         values: every number met, as it was; the first are the sizes.
         floats: which of them are floats.
-        code, calls: as :class:`~fastconv.plan.tape.Tape` takes them.
+        code, calls: as ``Tape`` takes them.
         narrow: whether a number itself was asked for, so that a tape holds for that alone.
     """
 
@@ -67,18 +64,6 @@ class Recorder:
             raise Untraceable("a size after a sum")
         self.inputs += 1
         return Traced(self, self._new(int(value)), int(value))
-
-    def tape(
-        self, outputs: Sequence[Any], parts: list[tuple[bytes, list[tuple[int, int, int]]]]
-    ) -> Tape:
-        """The tape, which gives ``outputs``: traced values or numbers."""
-        from .tape import Tape  # plans of one shape alone have none
-
-        places = [self.number(o) for o in outputs]
-        return Tape(
-            self.inputs, list(self.values), list(self.floats), list(self.code), list(self.calls),
-            places, parts,
-        )  # fmt: skip
 
     def number(self, value: Any, as_float: bool = False) -> int:
         """The number of a value among ``values``; of a float if ``as_float``."""
@@ -179,6 +164,14 @@ class Recorder:
 def plain(value: Any) -> Any:
     """The number behind a traced value; anything else as it is. What is done with it, no tape says."""
     return value.value if type(value) is Traced else value
+
+
+def settled(value: Any) -> Any:
+    """A size that is one of few numbers, such as a pad: a tape holds for the number it is."""
+    if type(value) is not Traced:
+        return value
+    value.recorder.compare("==", value, value.value)
+    return value.value
 
 
 def pure(function: F) -> F:
@@ -320,4 +313,4 @@ class Traced:
         raise Untraceable("a copy")
 
 
-__all__ = ["Number", "Recorder", "Traced", "Untraceable", "plain", "pure"]
+__all__ = ["Number", "Recorder", "Traced", "Untraceable", "plain", "pure", "settled"]
