@@ -22,7 +22,6 @@ from functools import lru_cache, wraps
 from operator import add, floordiv, mod, mul, sub, truediv
 from typing import Any, TypeVar
 
-
 Number = int | float
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,10 +130,9 @@ class Recorder:
         floats = type(x) is float or type(y) is float
         i, j = self.number(a, floats), self.number(b, floats)
         op = f"f{op}" if floats else op
-        if i != j or floats:
-            if (op, i, j) not in self._found:
-                self.code.append((op, int(result), i, j))
-                self._found[op, i, j] = -1
+        if (i != j or floats) and (op, i, j) not in self._found:
+            self.code.append((op, int(result), i, j))
+            self._found[op, i, j] = -1
         return result
 
     def exact(self, a: Traced) -> Any:
@@ -162,7 +160,7 @@ class Recorder:
 
 
 def plain(value: Any) -> Any:
-    """The number behind a traced value; anything else as it is. What is done with it, no tape says."""
+    """The number behind a traced value, of whose use no tape says; anything else as it is."""
     return value.value if type(value) is Traced else value
 
 
@@ -219,7 +217,7 @@ class Traced:
         self.index = index
         self.value = value
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # what isinstance asks for
         return type(self.value)
 

@@ -157,7 +157,7 @@ def trace(
         postponed: the values that were before that.
         whole: lowers a node.
     """
-    (s0, _, _, _, computes, _, r0), (s1, _, _, _, computes_after, _, r1) = made[2:]
+    (s0, _, _, _, computes, *_), (s1, _, _, _, computes_after, *_) = made[2:]
     forced = computes_after != computes
     real = None if forced else write(low, made)
     if real is None and not forced:
@@ -244,7 +244,7 @@ def trace_rules(
         for name in graph.inputs:
             t = types[name]
             shape: Any = t.shape
-            sizes = [recorder.size(d) for d in shape[2:]]
+            sizes: Any = [recorder.size(d) for d in shape[2:]]
             found[name] = TensorType(t.dtype, (*shape[:2], *sizes))
         for node in graph.nodes:
             op = node.op
@@ -262,11 +262,11 @@ def trace_rules(
                 if t.dtype != types[name].dtype or tuple(map(plain, shape)) != types[name].shape:
                     return None
                 found[name] = t
-                traced = [(d.index,) if type(d) is Traced else d for d in shape]
+                traced: list[Any] = [(d.index,) if type(d) is Traced else d for d in shape]
                 key = (t.dtype, *traced)
                 if key not in forms:
                     forms[key] = len(listed)
-                    if shape == types[name].shape and traced == list(shape):
+                    if not any(type(d) is Traced for d in shape):
                         listed.append((t.dtype, shape))
                     else:
                         listed.append((t.dtype, slice(len(outputs), len(outputs) + len(shape))))
@@ -331,7 +331,7 @@ def shadow_of(
         name = names[i]
         if layout in LAYOUTS and p.shape != low.types[name].shape:
             raise Untraceable("a place of another shape than its value")
-        shape = types[name].shape if layout in LAYOUTS else shapes[i, layout]
+        shape: Any = types[name].shape if layout in LAYOUTS else shapes[i, layout]
         copy = Place(memory(p.buffer), p.start, shape, p.dtype, p.layout, p.pixel, p.channels)
         if layout in LAYOUTS:
             places[name, layout] = copy
@@ -429,8 +429,8 @@ def equal(real: Recipe, recipe: Recipe, values: list[Any], low: Lowering) -> boo
         if list(p.params) != list(q.params):
             return False
     buffers = [(number(n), parts) for n, parts in recipe.buffers]
-    said = (real.buffers, real.named, real.roots, real.postponed)
-    return said == (buffers, recipe.named, recipe.roots, recipe.postponed)
+    rest = (real.buffers, real.named, real.roots, real.postponed)
+    return rest == (buffers, recipe.named, recipe.roots, recipe.postponed)
 
 
 __all__ = ["trace"]

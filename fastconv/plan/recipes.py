@@ -365,7 +365,7 @@ class Recipes:
                     if choice.forces >= 0:
                         low.compute(node.inputs[choice.forces])
                         return self.lower(low, node, whole)
-                    if follow(low, kind, choice, *found, whole):
+                    if follow(low, kind, choice, found[0], found[1], whole):
                         return None
                     break
         key = (general, *sizes)
@@ -509,7 +509,7 @@ class Recipes:
         """The varying inputs, and what those of them that were postponed come from."""
         every = sources(low.postponed, kind.node)
         names = list(
-            dict.fromkeys(n for n in every if n in kind.varying or n not in self.stored and n)
+            dict.fromkeys(n for n in every if n in kind.varying or (n not in self.stored and n))
         )
         return names, [every.index(n) for n in names]
 

@@ -1,9 +1,6 @@
 from collections.abc import Callable
 from typing import Any
 
-CODES: dict[str, int]
-MOST_VALUES: int
-
 class Tape:
     n_inputs: int
     n_values: int

@@ -48,12 +48,11 @@ cdef enum:
     FLOAT = 2
 
 #: Instructions by the names that ``graph/tracing.py`` records.
-CODES = {
+_CODES = {
     "+": ADD, "-": SUB, "*": MUL, "//": FLOORDIV, "%": MOD, "f+": FADD, "f-": FSUB, "f*": FMUL,
     "f/": FDIV, "float": TOFLOAT, "ceil": CEIL, "floor": FLOOR, "round": ROUND,
     "<": LT, "<=": LE, "==": EQ, "f<": FLT, "f<=": FLE, "f==": FEQ, "call": CALL,
 }
-MOST_VALUES = MOST
 #: Integers beyond this are not all doubles.
 cdef int64_t EXACT = 1 << 53
 cdef double ROUNDED = 4e15
@@ -85,7 +84,7 @@ cdef class Tape:
         n_inputs: how many sizes it is run for.
         start: every value as it was recorded; constants keep it.
         floats: which of them are floats.
-        code: ``(op, target, a, b)`` each, op by its name in ``CODES``; for "call", a is which call.
+        code: ``(op, target, a, b)`` each, op by its name; for "call", a is which call.
         calls: ``(function, arguments, targets)``: arguments are values' numbers where they come as
             lists of one number, and anything else is passed as it is.
         outputs: the values that a run gives.
@@ -132,7 +131,7 @@ cdef class Tape:
                 self.start[i].i = start[i]
         for i in range(self.n_code):
             name, target, a, b = code[i]
-            self.code[i].op = CODES[name]
+            self.code[i].op = _CODES[name]
             compares = self.code[i].op in (LT, LE, EQ, FLT, FLE, FEQ, CALL)
             self.code[i].target = target if compares else self._value(target)
             self.code[i].a, self.code[i].b = self._value(a), self._value(b)
