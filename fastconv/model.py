@@ -70,7 +70,8 @@ def load(
             through ``onnx.reference`` and warns once, ``"allow"`` does so silently, ``"error"``
             refuses the model.
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
-            convolution's (Winograd); ``"strict"`` keeps to direct convolution.
+            convolution's (Winograd), and weights of large fully-connected layers in 24 bits;
+            ``"strict"`` keeps to direct convolution and float32 weights.
         weights: ``"float16"`` stores the weights of fully-connected layers (Gemm, MatMul, and 1×1
             convolution of single pixels) in half precision, for runs of up to 16 rows: they are
             read from memory in half the time. Arithmetic stays float32; a weight is off by at most

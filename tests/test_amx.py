@@ -74,7 +74,7 @@ def test_any_geometry_matches_the_definition(data):
         patch.setattr(amx.Shape, "cycles", lambda shape: 0.0)
         patch.setattr(amx, "SPLIT_BYTES", draw(st.sampled_from([1 << 10, 1 << 19])))
         consts = [1, 2] if bias else [1]
-        check_op(op, xs, isas=HAVE, consts=consts, rtol=1e-4, atol=5e-5)
+        check_op(op, xs, isas=HAVE, consts=consts, rtol=1e-4, atol=5e-5, threads=(1, 2, 16))
 
 
 @pytest.mark.parametrize(("c", "kernel"), [(1, 5), (3, 3), (3, 7), (4, 2), (8, 3)])
@@ -85,6 +85,36 @@ def test_few_channels_are_gathered(always, c, kernel, strides, isa):
     xs = arrays(rng, (2, c, 23, 19), (40, c, kernel, kernel), (40,))
     op = Conv(strides=strides, pads=(1, 2, 0, 1))
     check_op(op, xs, isas=[isa], consts=[1, 2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", HAVE)
+@pytest.mark.parametrize(("size", "filters", "stride"), [(14, 32, 1), (29, 96, 2), (40, 64, 1)])
+def test_threads_that_share_rows_of_one_scale_do_as_one_does(always, isa, size, filters, stride):
+    """Also where some of the pixels are too large for that scale."""
+    rng = np.random.default_rng(1)
+    x, w = arrays(rng, (1, 64, size, size), (filters, 64, 3, 3))
+    x[:, :, 3, 5] *= 1e9
+    x[:, 7, size - 2, 1] = np.inf
+    op = Conv(strides=(stride, stride), pads=(1, 1, 1, 1))
+    (alone,) = run_op(op, [x, w], consts=[1], isa=isa)
+    for threads in (2, 5, 16):
+        (shared,) = run_op(op, [x, w], consts=[1], isa=isa, threads=threads)
+        assert shared.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("threads", [2, 4, 16])
+def test_every_thread_gets_about_the_same_to_do(threads):
+    """However small the image: an estimate of the longest share against the mean of all."""
+    for size, c, f, k in [(56, 64, 64, 3), (28, 512, 128, 1), (14, 256, 256, 3), (14, 128, 32, 3),
+                          (7, 512, 512, 3), (7, 960, 160, 1)]:  # fmt: skip
+        shape = amx.Shape(
+            1, size, size, c, size, size, f, 1, (k, k), (1, 1), (1, 1), (k // 2, k // 2)
+        )
+        cycles = amx.shared(shape, threads)[0]
+        whole = amx.shared(shape, 1)[0]
+        assert cycles < 1.1 * whole  # never slower than alone
+        if size * size * f >= 4096 * threads:
+            assert cycles < 2.2 * whole / threads
 
 
 @pytest.mark.parametrize("isa", HAVE)

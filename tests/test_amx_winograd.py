@@ -54,7 +54,8 @@ def test_any_size_matches_the_definition(n, c, f, h, w, pads, bias, added, small
         if small:
             patch.setattr(amx_winograd, "SPLIT_BYTES", 1)
             patch.setattr(amx_winograd, "PRODUCT_BYTES", 1)
-        check_op(op, xs, isas=HAVE, consts=[1, 2] if bias else [1], rtol=1e-4, atol=5e-4)
+        check_op(op, xs, isas=HAVE, consts=[1, 2] if bias else [1], rtol=1e-4, atol=5e-4,
+                 threads=(1, 2, 16))  # fmt: skip
 
 
 @pytest.mark.parametrize("isa", HAVE)

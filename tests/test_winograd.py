@@ -45,7 +45,7 @@ def test_any_size_matches_the_definition(n, c, f, h, w, pads, bias, added, block
         patch.setattr(winograd, "choose", lambda *a: m)
         patch.setattr(amx, "choose", lambda *a: False)
         patch.setattr(winograd, "BLOCK_TILES", block)
-        check_op(op, xs, consts=[1, 2] if bias else [1], rtol=1e-4, atol=2e-5)
+        check_op(op, xs, consts=[1, 2] if bias else [1], rtol=1e-4, atol=2e-5, threads=(1, 2, 9))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -59,7 +59,7 @@ FAMILY_KERNELS = {
     "depthwise": "depthwise grouped",
     "detect": "suppress top_k",
     "elementwise": "unary binary",
-    "matmul": "pack_b gemv gemv_half read",
+    "matmul": "pack_b gemv gemv_fixed gemv_half read",
     "move": "transpose8 transpose16 transpose32 transpose64 copy_rows strided concat take",
     "norm": "axis_norm scale_shift channel_stats group_affine layer_norm lrn",
     "pool": "pool max_pool_indices global_pool",

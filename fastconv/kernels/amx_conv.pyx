@@ -36,8 +36,10 @@ from fastconv.kernels.amx_input cimport (
     MAX_PHASES,
     SOME,
     AmxParams,
+    Scanned,
     Source,
     collect,
+    scan,
     split_points,
     split_rows,
 )
@@ -286,7 +288,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef float* y = <float*>c.buf[9]
     cdef int64_t panels = (p.filters + PANEL - 1) // PANEL
     cdef int64_t groups = (panels + p.block_panels - 1) // p.block_panels
-    cdef int64_t row_blocks = (p.oh + p.block_rows - 1) // p.block_rows
+    # Row blocks of a block of rows with one scale, and all.
+    cdef int64_t parts = (p.scale_rows + p.block_rows - 1) // p.block_rows
+    cdef int64_t row_blocks = (p.oh + p.scale_rows - 1) // p.scale_rows * parts
     cdef int64_t image_blocks = (p.n + p.block_n - 1) // p.block_n
     cdef int64_t units = image_blocks * row_blocks * groups
     cdef int64_t unit = share(units, thread, threads), end = share(units, thread + 1, threads)
@@ -303,7 +307,8 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int32_t* sums = <int32_t*>(out + SUMS)
     cdef const float* units_of = <const float*>(weights + panels * b_bytes)
     cdef int64_t done = -1
-    cdef int64_t n0, n1, y0, rows, j, j0, j1, outer, m, m_end, count, image, i
+    cdef int64_t n0, n1, y0, y1, rows, j, j0, j1, outer, m, m_end, count, image, i
+    cdef Scanned seen
     cdef float* at
     cdef uint32_t limit
     cdef Source s
@@ -321,12 +326,19 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
     g.q.out = out
     g.w.plain = <const float*>c.buf[7]
     g.q.step = PANEL
+    seen.image = -1
     tiles_begin()
     while unit < end:
         n0 = unit // (row_blocks * groups) * p.block_n
         n1 = min(n0 + p.block_n, p.n)
-        y0 = unit // groups % row_blocks * p.block_rows
-        rows = min(p.block_rows, p.oh - y0)
+        i = unit // groups % row_blocks
+        y0 = i // parts * p.scale_rows
+        y1 = min(y0 + p.scale_rows, p.oh)
+        y0 += i % parts * p.block_rows
+        rows = min(p.block_rows, y1 - y0)
+        if rows <= 0:
+            unit += 1
+            continue
         j0 = unit % groups * p.block_panels
         j1 = min(j0 + p.block_panels, panels)
         m_end = (rows - 1) * p.width + p.ow
@@ -339,7 +351,9 @@ cdef void amx_conv(const Call* c, int thread, int threads) noexcept nogil:
                 if p.kh * p.kw == 1:
                     split_points(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
                 else:
-                    limit = split_rows(p, &s, y0, rows, work, a + (image - n0) * image_bytes, at)
+                    scan(p, &s, image, y0 // p.scale_rows * p.scale_rows, y1, work, &seen)
+                    limit = seen.limit
+                    split_rows(p, &s, y0, rows, &seen, work, a + (image - n0) * image_bytes, at)
                     for i in range(1, m_end):
                         at[i] = at[0]
                     if limit:

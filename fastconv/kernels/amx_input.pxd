@@ -56,8 +56,9 @@ cdef struct AmxParams:
     int64_t group_channels, group_filters
     # Channel blocks of the input; (block, tap) steps of a panel.
     int64_t blocks, steps
-    # Units of work: images × output rows × panels.
-    int64_t block_n, block_rows, block_panels
+    # Units of work: images × output rows × panels. Inputs of so many output rows from a multiple of
+    # that have one scale; a unit's are all of one such block.
+    int64_t block_n, block_rows, block_panels, scale_rows
     int64_t pixels_outside  # some pixels by all panels, then the next ones; or else panel by panel
     # Input times pre_scale plus pre_shift, then clipped below, before all else.
     int64_t pre_n           # pre_scale of the next image, in floats
@@ -308,6 +309,27 @@ cdef inline uint32_t scan_rows(
     return most
 
 
+cdef struct Scanned:
+    # What was found in the inputs of the output rows from ``y0`` that have one scale: see scan_rows.
+    int64_t image, y0
+    uint32_t bits, limit
+
+
+cdef inline void scan(
+    const AmxParams* p, const Source* s, int64_t image, int64_t y0, int64_t y1, float* work,
+    Scanned* found,
+) noexcept nogil:
+    """Look at the inputs of output rows y0 .. y1, if they are others than at the last time."""
+    if found.image == image and found.y0 == y0:
+        return
+    found.image = image
+    found.y0 = y0
+    found.bits = scan_rows(
+        p, s, max(0, y0 * p.stride_h - p.pad_h),
+        min(p.h, (y1 - 1) * p.stride_h - p.pad_h + (p.kh - 1) * p.dilation_h + 1), work,
+        &found.limit)
+
+
 cdef inline void split_columns(
     const AmxParams* p, const float* x, int64_t step_w, int64_t count, int64_t left, float up,
     uint32_t limit, char* a, int64_t pitch,
@@ -324,18 +346,17 @@ cdef inline void split_columns(
         a += 64
 
 
-cdef inline uint32_t split_rows(
-    const AmxParams* p, const Source* s, int64_t y0, int64_t rows, float* work, char* a, float* back,
+cdef inline void split_rows(
+    const AmxParams* p, const Source* s, int64_t y0, int64_t rows, const Scanned* found, float* work,
+    char* a, float* back,
 ) noexcept nogil:
     """The digits of the input of output rows y0 .. y0 + rows, all by one scale, which ``back``
-    undoes. Returns what the bits of all inputs are below, or 0; those that are not are zero there."""
+    undoes. Inputs whose bits are not below the limit that was found are zero there."""
     cdef int64_t pitch = p.phases * p.plane * 64
     cdef int64_t b, f, r, ih, c, c0, c1, q, k
-    cdef int64_t h0 = max(0, y0 * p.stride_h - p.pad_h)
-    cdef int64_t h1 = min(p.h, (y0 + rows - 1) * p.stride_h - p.pad_h + (p.kh - 1) * p.dilation_h + 1)
     cdef bint own = s.scale != NULL or s.shift != NULL
-    cdef uint32_t limit, bits = scan_rows(p, s, h0, h1, work, &limit)
-    cdef float up = digits_scale(bits, back)
+    cdef uint32_t limit = found.limit
+    cdef float up = digits_scale(found.bits, back)
     cdef const float* row
     cdef char* at
     cdef char* to
@@ -374,4 +395,3 @@ cdef inline uint32_t split_rows(
         for q in range(p.blocks * DIGITS):
             memset(a + q * pitch + (f * p.plane + (rows + p.halo_h) * p.width) * 64, 0,
                    64 * (p.plane - (rows + p.halo_h) * p.width))
-    return limit

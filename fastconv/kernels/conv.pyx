@@ -444,13 +444,17 @@ cdef inline void few_tile(
 
 
 cdef inline void few_pack(
-    const FewParams* p, const float* lines, float* a, int64_t first,
+    const FewParams* p, const float* lines, int64_t slot, float* a, int64_t first,
 ) noexcept nogil:
-    """The inputs of a tile's pixels, from pixel ``first`` of a row on: ``a[product][pixel]``."""
-    cdef int64_t i, j, k
+    """The inputs of a tile's pixels, from pixel ``first`` of a row on: ``a[product][pixel]``.
+
+    The lines of the first kernel row are those at ``slot``, and the others follow, round about.
+    """
+    cdef int64_t i, j, k, n = p.kh * p.channels
     cdef const float* x
-    for i in range(p.kh * p.channels):
-        x = lines + i * p.line + first * p.stride_w
+    for i in range(n):
+        j = slot * p.channels + i
+        x = lines + (j if j < n else j - n) * p.line + first * p.stride_w
         for j in range(p.kw):
             if p.stride_w == 1:
                 for k in range(FEW_LANES // VW):
@@ -481,7 +485,7 @@ cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
     cdef float* a = lines + size
     cdef int64_t unit = share(p.n * p.oh, thread, threads)
     cdef int64_t end = share(p.n * p.oh, thread + 1, threads)
-    cdef int64_t oh, ih, i, j, k, ch, first, rows, cols, at
+    cdef int64_t oh, ih, i, k, ch, first, rows, cols, at, top, slot, have = 0
     cdef const float* x
     cdef const float* b = NULL
     cdef float* line
@@ -493,16 +497,27 @@ cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
     if unit < end:
         for i in range(size):
             lines[i] = 0
+        have = unit % p.oh * p.stride_h - p.pad_h
     if p.act > ACT_CLIP:
         for i in range(FEW_ROWS * 2 * VW):
             sums[i] = 0
     while unit < end:
         oh = unit % p.oh
         y = (<float*>c.buf[4]) + unit // p.oh * p.y_n + oh * p.y_h
+        # An input row keeps its lines while successive output rows read it: those before ``have``.
+        top = oh * p.stride_h - p.pad_h
+        slot = 0
+        if p.dilation_h == 1:
+            slot = (top % p.kh + p.kh) % p.kh
+        if oh == 0 or p.dilation_h != 1:
+            have = top
         for k in range(p.kh):
-            ih = oh * p.stride_h - p.pad_h + k * p.dilation_h
+            ih = top + k * p.dilation_h
+            if ih < have:
+                continue
+            at = slot + k if slot + k < p.kh else slot + k - p.kh
             for ch in range(p.channels):
-                line = lines + (k * p.channels + ch) * p.line + p.pad_w
+                line = lines + (at * p.channels + ch) * p.line + p.pad_w
                 if ih < 0 or ih >= p.h:
                     for i in range(p.w):
                         line[i] = 0
@@ -513,13 +528,14 @@ cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
                 else:
                     for i in range(p.w):
                         line[i] = x[i * p.x_w]
+        have = top + p.kh
         first = 0
         while first < p.ow:
             # The last tile may do pixels again that the one before it did, so that all are whole.
             if first + FEW_ROWS > p.ow:
                 first = max(p.ow - FEW_ROWS, <int64_t>0)
             rows = min(p.ow - first, <int64_t>FEW_ROWS)
-            few_pack(p, lines, a, first)
+            few_pack(p, lines, slot, a, first)
             at = 0
             while at < p.filters:
                 cols = min(p.filters - at, <int64_t>(2 * VW))

@@ -1,13 +1,14 @@
 """Matrix products beside ``conv``: packing at run time, matrix times vector, and reading alone.
 
-Matrix times vector is bound by reading the weights once from memory, so it can be halved by storing
-them in half precision (``gemv_half``): they become float32 in registers, and everything else is
-float32 arithmetic.
+Matrix times vector is bound by reading the weights once from memory, so fewer bytes take less time:
+three for a weight (``gemv_fixed``), or two in half precision (``gemv_half``). They become float32 in
+registers, and everything else is float32 arithmetic.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uintptr_t
 
 from fastconv.kernels.abi cimport Call, share
+from fastconv.kernels.fixed cimport FIXED_BLOCK, FIXED_GROUP, FIXED_STEP, fixed_words
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
 
@@ -143,7 +144,7 @@ def pack_gemv(**values):
     return (<char*>&p)[:sizeof(GemvParams)]
 
 
-cdef struct GemvHalfParams:
+cdef struct FewParams:
     int64_t m, k, n
     int64_t x_row, r_row, y_row     # floats from one row to the next
     int32_t act
@@ -151,7 +152,7 @@ cdef struct GemvHalfParams:
 
 
 cdef inline void half_panels(
-    const int rows, const int panels, const GemvHalfParams* p, const float* x, const uint16_t* w,
+    const int rows, const int panels, const FewParams* p, const float* x, const uint16_t* w,
     const float* scale, const float* bias, const float* res, float* y, int64_t at,
 ) noexcept nogil:
     """``rows`` rows times ``panels`` panels from column ``at``."""
@@ -202,7 +203,7 @@ cdef void gemv_half(const Call* c, int thread, int threads) noexcept nogil:
     NULL, y. Scales and biases are padded to whole panels. Each row has the same bits alone and
     among others.
     """
-    cdef const GemvHalfParams* p = <const GemvHalfParams*>c.params
+    cdef const FewParams* p = <const FewParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const uint16_t* w = <const uint16_t*>c.buf[1]
     cdef const float* scale = <const float*>c.buf[2]
@@ -244,10 +245,195 @@ cdef void gemv_half(const Call* c, int thread, int threads) noexcept nogil:
             activate(p.act, p.alpha, p.beta, y + r * p.y_row + at, min(end * 2 * VW, p.n) - at)
 
 
-def pack_gemv_half(**values):
-    """The bytes of ``GemvHalfParams``."""
-    cdef GemvHalfParams p = values
-    return (<char*>&p)[:sizeof(GemvHalfParams)]
+def pack_few(**values):
+    """The bytes of ``FewParams``."""
+    cdef FewParams p = values
+    return (<char*>&p)[:sizeof(FewParams)]
+
+
+cdef enum:
+    FIXED_ROWS = 8      # rows of an input, at most
+
+
+cdef inline void fixed_decode(const float* w, vf* b) noexcept nogil:
+    """The weights of VW outputs for four inputs, as whole numbers."""
+    cdef vi v0 = v_bits(v_load(w)), v1 = v_bits(v_load(w + VW)), v2 = v_bits(v_load(w + 2 * VW))
+    cdef vf low = v_select(v_iset(0xff), v_from_bits(v2), v_from_bits(v_ishl(v1, 8)))
+    low = v_select(v_iset(0xffff), low, v_from_bits(v_ishr(v_ishl(v0, 24), 8)))
+    b[0] = v_to_float(v_ishr(v0, 8))
+    b[1] = v_to_float(v_ishr(v1, 8))
+    b[2] = v_to_float(v_ishr(v2, 8))
+    b[3] = v_to_float(v_bits(low))
+
+
+cdef inline void fixed_block(
+    const int rows, const int panels, const float* x, int64_t x_row, const float* w, int64_t stride,
+    int64_t groups, vf* total,
+) noexcept nogil:
+    """Adds what ``groups`` fours of inputs with one unit give to total[row][panel][2]."""
+    cdef vf acc[8][4][2]
+    cdef vf b[4]
+    cdef const float* units = w
+    cdef const float* v
+    cdef int64_t g
+    cdef int i, h, r, j
+    for r in range(rows):
+        for i in range(panels):
+            acc[r][i][0] = v_zero()
+            acc[r][i][1] = v_zero()
+    w += 2 * VW
+    for g in range(groups):
+        for i in range(panels):
+            v = w + i * stride
+            for j in range((FIXED_GROUP + 15) // 16):
+                v_prefetch(v + AHEAD + 16 * j)
+            for h in range(2):
+                fixed_decode(v + 3 * VW * h, b)
+                for j in range(4):
+                    for r in range(rows):
+                        acc[r][i][h] = v_fma(v_set(x[r * x_row + j]), b[j], acc[r][i][h])
+        x += 4
+        w += FIXED_GROUP
+    for r in range(rows):
+        for i in range(panels):
+            for h in range(2):
+                j = (r * panels + i) * 2 + h
+                total[j] = v_fma(acc[r][i][h], v_load(units + i * stride + h * VW), total[j])
+
+
+cdef void fixed_exactly(
+    const float* x, int64_t k, const float* w, const float* bias, vf* total
+) noexcept nogil:
+    """One row times one panel with weights in their own size: no sum overflows that need not."""
+    cdef vf b[4]
+    cdef vf unit
+    cdef int64_t c
+    cdef int h, j
+    cdef const float* v
+    for h in range(2):
+        total[h] = v_zero() if bias == NULL else v_load(bias + h * VW)
+        v = w + 3 * VW * h
+        unit = v_zero()
+        c = 0
+        while c < k:
+            if c % FIXED_BLOCK == 0:
+                unit = v_load(v - 2 * VW * h)
+                v += 2 * VW
+            fixed_decode(v, b)
+            for j in range(<int>min(k - c, <int64_t>4)):
+                total[h] = v_fma(v_set(x[c + j]), v_mul(b[j], unit), total[h])
+            v += FIXED_GROUP
+            c += 4
+
+
+cdef inline void fixed_panels(
+    const int panels, const FewParams* p, const float* x, const float* rest, const float* w,
+    const float* bias, const float* res, float* y, int64_t at,
+) noexcept nogil:
+    """All rows times ``panels`` panels from column ``at``; ``rest``: the inputs of the last block,
+    followed by zeros."""
+    cdef vf total[FIXED_ROWS * 4 * 2]
+    cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi), odd = v_zero()
+    cdef int64_t stride = fixed_words(p.k), c = 0, row, groups
+    cdef const float* xc
+    cdef const float* v = w
+    cdef int i, h, n, r
+    for r in range(<int>p.m):
+        for i in range(2 * panels):
+            total[r * 2 * panels + i] = (
+                v_zero() if bias == NULL else v_load(bias + at + i * VW))
+    while c < p.k:
+        groups = FIXED_BLOCK // 4
+        xc = x + c
+        row = p.x_row
+        if c + FIXED_BLOCK > p.k:
+            groups = (p.k - c + 3) // 4
+            xc = rest
+            row = FIXED_BLOCK
+        if panels > 1:
+            fixed_block(1, panels, xc, row, v, stride, groups, total)
+        else:
+            r = 0
+            while r < p.m:  # the block stays in the first cache from row to row
+                if VW == 16 and r + 8 <= p.m:  # as many sums as there are registers for
+                    fixed_block(8, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 8
+                elif r + 4 <= p.m:
+                    fixed_block(4, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 4
+                elif r + 3 == p.m:
+                    fixed_block(3, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 3
+                elif r + 2 <= p.m:
+                    fixed_block(2, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 2
+                else:
+                    fixed_block(1, 1, xc + r * row, row, v, stride, groups, total + 2 * r)
+                    r += 1
+        v += FIXED_STEP
+        c += FIXED_BLOCK
+    for r in range(<int>p.m * 2 * panels):
+        odd = v_add(odd, v_sub(total[r], total[r]))
+    if v_hsum(odd) != 0:  # or NaN: inputs that are not finite, or so large that sums overflow
+        for r in range(<int>p.m):
+            for i in range(panels):
+                fixed_exactly(
+                    x + r * p.x_row, p.k, w + i * stride,
+                    bias + (at + 2 * i * VW if bias != NULL else 0),
+                    total + (r * panels + i) * 2)
+    for r in range(<int>p.m):
+        for i in range(panels):
+            for h in range(2):
+                c = at + (2 * i + h) * VW
+                n = <int>min(p.n - c, VW)
+                if n <= 0:
+                    break
+                a = total[(r * panels + i) * 2 + h]
+                if res != NULL:
+                    a = v_add(a, v_load_n(res + r * p.r_row + c, n) if n < VW
+                              else v_load(res + r * p.r_row + c))
+                a = v_min(hi, v_max(lo, a))
+                if n < VW:
+                    v_store_n(y + r * p.y_row + c, a, n)
+                else:
+                    v_store(y + r * p.y_row + c, a)
+
+
+cdef void gemv_fixed(const Call* c, int thread, int threads) noexcept nogil:
+    """Up to FIXED_ROWS rows times weights of 24 bits; see ``fixed.pxd``.
+
+    Buffers: x, packed weights, bias or NULL, residual or NULL, y. Biases are padded to whole
+    panels. Each row has the same bits alone and among others.
+    """
+    cdef const FewParams* p = <const FewParams*>c.params
+    cdef const float* x = <const float*>c.buf[0]
+    cdef const float* w = <const float*>c.buf[1]
+    cdef const float* bias = <const float*>c.buf[2]
+    cdef const float* res = <const float*>c.buf[3]
+    cdef float* y = <float*>c.buf[4]
+    cdef float rest[FIXED_ROWS][FIXED_BLOCK]
+    cdef int64_t panels = (p.n + 2 * VW - 1) // (2 * VW), stride = fixed_words(p.k)
+    cdef int64_t j = share(panels, thread, threads), end = share(panels, thread + 1, threads)
+    cdef int64_t j0 = j, first = p.k // FIXED_BLOCK * FIXED_BLOCK, at, r, k
+    if j == end:
+        return
+    for r in range(p.m):
+        for k in range(p.k - first):
+            rest[r][k] = x[r * p.x_row + first + k]
+        for k in range(p.k - first, min((p.k - first + 3) // 4 * 4, <int64_t>FIXED_BLOCK)):
+            rest[r][k] = 0
+    while j < end:
+        at = j * 2 * VW
+        if p.m == 1 and j + 4 <= end:
+            fixed_panels(4, p, x, &rest[0][0], w + j * stride, bias, res, y, at)
+            j += 4
+        else:
+            fixed_panels(1, p, x, &rest[0][0], w + j * stride, bias, res, y, at)
+            j += 1
+    if p.act > ACT_CLIP:
+        at = j0 * 2 * VW
+        for r in range(p.m):
+            activate(p.act, p.alpha, p.beta, y + r * p.y_row + at, min(end * 2 * VW, p.n) - at)
 
 
 cdef struct ReadParams:
@@ -286,8 +472,11 @@ def pack_read(**values):
     return (<char*>&p)[:sizeof(ReadParams)]
 
 
+CONSTANTS = {"FIXED_ROWS": FIXED_ROWS}
+
 KERNELS = {
-    "gemv_half": (<uintptr_t>&gemv_half, pack_gemv_half),
+    "gemv_fixed": (<uintptr_t>&gemv_fixed, pack_few),
+    "gemv_half": (<uintptr_t>&gemv_half, pack_few),
     "read": (<uintptr_t>&read, pack_read),
     "pack_b": (<uintptr_t>&pack_b, pack_pack_b),
     "gemv": (<uintptr_t>&gemv, pack_gemv),

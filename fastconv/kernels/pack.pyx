@@ -11,10 +11,12 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport fabs
 from libc.stdint cimport int64_t
 
-from fastconv.kernels.simd cimport VW, v_load, vf
+from fastconv.kernels.fixed cimport FIXED_BLOCK, FIXED_GROUP, fixed_words
+from fastconv.kernels.simd cimport VW, v_from_bits, v_load, v_prefetch, v_store, vf, vi
 
 cdef extern from * nogil:
     """
@@ -65,6 +67,37 @@ cdef extern from * nogil:
         }
     }
 
+    /* The greatest magnitude in each lane of `rows` vectors, `step` floats apart, as its bits: no
+       less than those of infinity where a lane holds NaN or Inf. */
+    static inline vi fastconv_most(const float *x, int64_t rows, int64_t step) {
+        vi most = {0};
+        for (int64_t i = 0; i < rows; i++) {
+            vi a = (vi)v_load(x + i * step) & 0x7fffffff, more = a > most;
+            most = (a & more) | (most & ~more);
+        }
+        return most;
+    }
+
+    /* A vector of floats over units as whole numbers, by the units and their reciprocals. What the
+       product with a reciprocal is off by, the remainder tells. */
+    static inline vi fastconv_whole(vf x, vf unit, vf inverse) {
+        vi n = v_to_int(x * inverse);
+        vf left = x - v_to_float(n) * unit;
+        return n + ((vi)(left * inverse + 12582912.0f) - 0x4B400000); /* 1.5 * 2**23 */
+    }
+
+    /* Four vectors, `step` floats apart, as three vectors of words; see fixed.pxd. */
+    static inline void fastconv_fixed(
+        const float *x, int64_t step, vf unit, vf inverse, float *y
+    ) {
+        vi last = fastconv_whole(v_load(x + 3 * step), unit, inverse);
+        for (int i = 0; i < 3; i++) {
+            vi n = fastconv_whole(v_load(x + i * step), unit, inverse) << 8
+                | ((last >> (16 - 8 * i)) & 255);
+            memcpy(y + i * VW, &n, sizeof n);
+        }
+    }
+
     /* VW rows of VW floats, `stride` bytes apart at any alignment, to columns NR floats apart.
        Interleaving the first half of the rows with the second turns the bits of an element's
        (row, lane) left by one; as often as a lane has bits, it has swapped the two. */
@@ -84,6 +117,8 @@ cdef extern from * nogil:
     float fastconv_load(const char* p)
     void fastconv_digits(const float* x, int64_t step, vf scale, char* y, int64_t pitch)
     void fastconv_turn(const char* x, int64_t stride, float* y)
+    vi fastconv_most(const float* x, int64_t rows, int64_t step)
+    void fastconv_fixed(const float* x, int64_t step, vf unit, vf inverse, float* y)
 
 cdef enum:
     NR = 2 * VW         # filters of a panel
@@ -94,6 +129,7 @@ cdef enum:
     WIDTH = 32         # ... in panels of so many filters, ...
     DEPTH = 64         # ... and blocks of so many channels
     MOST = 8355700     # about what three digits of up to 127 can say
+    FIXED_MOST = 8388606    # what 24 bits can say, but for one
 
 
 cdef struct Strided:
@@ -364,6 +400,88 @@ def pack_digits(panels, out, units):
             PyBuffer_Release(&target)
     finally:
         PyBuffer_Release(&source)
+
+
+cdef bint fixed_panel(
+    const Strided* s, int64_t f0, int64_t cols, float* y
+) noexcept nogil:
+    """One panel for ``gemv_fixed``; whether all weights were finite."""
+    cdef float x[FIXED_BLOCK * NR]
+    cdef float most[NR]
+    cdef float inverse[NR]
+    cdef float* units
+    cdef int64_t k = s.shape[2], c = 0, end, i
+    cdef int j
+    while c < k:
+        end = min(c + FIXED_BLOCK, k)
+        fill(s, f0, cols, c, end, FIXED_BLOCK, x, NR)
+        if s.strides[2] == 4:
+            for i in range(cols):  # the next block arrives while this one is converted
+                for j in range(FIXED_BLOCK // 16):
+                    v_prefetch(s.data + (f0 + i) * s.strides[0] + (end + 16 * j) * 4)
+        for j in range(2):
+            v_store(most + j * VW, v_from_bits(fastconv_most(x + j * VW, end - c, NR)))
+        for j in range(NR):
+            if not most[j] <= FLT_MAX:
+                return False
+            # A unit is a normal number: where subnormals count as zero, it would be one.
+            y[j] = max(most[j] / FIXED_MOST, FLT_MIN)
+            inverse[j] = 1 / y[j]
+        units = y
+        y += NR
+        for i in range((end - c + 3) // 4):
+            for j in range(2):
+                fastconv_fixed(
+                    x + 4 * i * NR + j * VW, NR, v_load(units + j * VW), v_load(inverse + j * VW),
+                    y + j * (FIXED_GROUP // 2))
+            y += FIXED_GROUP
+        c = end
+    return True
+
+
+def fixed_bytes(int64_t filters, int64_t channels):
+    """The bytes that ``pack_fixed`` writes."""
+    return (filters + NR - 1) // NR * fixed_words(channels) * 4
+
+
+def pack_fixed(w, out):
+    """``[filters][1][channels]`` → panels of weights of 24 bits; see ``fixed.pxd``.
+
+    A weight is off by at most half a unit (a whole one where there is no fused multiply-add), which
+    is 2**-23 of the largest of its block, or 2**-126 if that is more. What lies beyond the last filter is zero.
+
+    Args:
+        w: float32 buffer of rank 3, any strides and alignment.
+        out: C-contiguous buffer of :func:`fixed_bytes`.
+
+    Returns:
+        whether all weights are finite; what was written is of no use where not.
+
+    Raises:
+        ValueError: the buffers do not fit.
+    """
+    cdef Py_buffer source, target
+    cdef Strided s
+    cdef int64_t p, panels
+    cdef bint finite = True
+    PyObject_GetBuffer(w, &source, PyBUF_STRIDES)
+    try:
+        s = strided(&source, 3)
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        try:
+            panels = (s.shape[0] + NR - 1) // NR
+            if s.shape[1] != 1 or target.len != panels * fixed_words(s.shape[2]) * 4:
+                raise ValueError(f"the target has {target.len} bytes")
+            with nogil:
+                for p in range(panels):
+                    finite = finite and fixed_panel(
+                        &s, p * NR, min(s.shape[0] - p * NR, <int64_t>NR),
+                        (<float*>target.buf) + p * fixed_words(s.shape[2]))
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    return finite
 
 
 #: No kernels: the family is here to be built once per instruction set.

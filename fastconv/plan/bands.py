@@ -34,7 +34,7 @@ IMAGES = 8
 
 #: Kernels that can do some rows alone, which of their buffers is the input, and which a residual.
 #: (The bits of ``winograd`` and ``amx_conv`` depend on where rows begin.)
-ROW_KERNELS = {"conv": (0, 3), "depthwise": (0, 3), "pool": (0, None)}
+ROW_KERNELS = {"conv": (0, 3), "conv_few": (0, None), "depthwise": (0, 3), "pool": (0, None)}
 
 
 @record(frozen=True)
@@ -68,10 +68,13 @@ def rows_of(step: Step) -> Rows | None:
     if step.kernel == "pool" and p["kind"] != 0:
         return None  # an average counts the padding that it meets
     residual = ROW_KERNELS[step.kernel][1]
-    outer = [step.places[0], step.places[-1]]
+    # (``conv_few`` finds its rows in the whole input, which may be one of the model's.)
+    outer = [step.places[-1]] if step.kernel == "conv_few" else [step.places[0], step.places[-1]]
     if residual is not None:
         outer.append(step.places[residual])
     if any(q is not None and q.buffer.kind == EXTERNAL for q in outer):
+        return None
+    if step.kernel == "conv_few" and p["n"] > 1:
         return None
     r = Rows(p["n"], p["h"], p["oh"], p["kh"], p["stride_h"], p["dilation_h"], p["pad_h"])
     if r.oh < 2 or not p["x_h"] or not p["y_h"]:
@@ -305,9 +308,12 @@ def part(
     begin, end = rows
     first, last = r.needs(begin, end)
     p: dict[str, Any] = dict(step.params)
-    p.update(n=1, h=last - first, oh=end - begin, pad_h=r.pad + first - begin * r.stride)
     places = list(step.places)
-    places[0] = moved(places[0], p["x_n"], p["x_h"], image, (first, last), source)
+    if step.kernel == "conv_few":
+        p.update(oh=end - begin, pad_h=r.pad - begin * r.stride)
+    else:
+        p.update(n=1, h=last - first, oh=end - begin, pad_h=r.pad + first - begin * r.stride)
+        places[0] = moved(places[0], p["x_n"], p["x_h"], image, (first, last), source)
     places[-1] = moved(places[-1], p["y_n"], p["y_h"], image, rows, target)
     residual = ROW_KERNELS[step.kernel][1]
     if residual is not None and places[residual] is not None:

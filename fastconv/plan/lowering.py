@@ -35,7 +35,7 @@ from .slices import Slice
 F32 = np.dtype(np.float32)
 
 #: Work (multiply-adds, or bytes moved) below which a step stays on one thread: starting a team
-#: costs some microseconds.
+#: costs some microseconds. A half of it is worth a further one.
 PARALLEL_WORK = 1 << 17
 #: Pieces per thread into which a shared step is cut, so that a thread that another process holds up
 #: leaves its part to the others, and the work below which a piece is not worth claiming.
@@ -526,7 +526,7 @@ class Lowering:
 
     def threads_for(self, work: int) -> int:
         """How many threads a step with this much work gets."""
-        return self.threads if work >= PARALLEL_WORK else 1
+        return min(self.threads, 2 * work // PARALLEL_WORK) if work >= PARALLEL_WORK else 1
 
     def python_step(
         self,

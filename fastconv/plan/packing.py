@@ -121,8 +121,12 @@ class PackCache:
             known = self._finite[id(array)] = (array, finite)
         return known[1]
 
+    def note_odd(self, array: np.ndarray) -> None:
+        """Note that a weight holds NaN or Inf, which whoever read it found."""
+        self._finite[id(array)] = array, False
+
     def known_odd(self, array: np.ndarray) -> bool:
-        """Whether a weight was looked at by :meth:`finite` and is not."""
+        """Whether a weight was looked at, by :meth:`finite` or else, and is not finite."""
         known = self._finite.get(id(array))
         return known is not None and not known[1]
 

@@ -72,7 +72,7 @@ def make_plan(
         packs: packed weights made before.
         memory_limit: bytes that activations may take.
         isa: the kernel build (default: the chosen one).
-        strict: keep to direct convolution.
+        strict: keep to direct convolution and float32 weights.
         choices: decides between alternatives (default: their estimated costs).
         half: store weights of fully-connected layers in half precision.
 

@@ -335,7 +335,7 @@ cdef class Context:
                         time = now
                         now = fastconv_now()
                         if helped:
-                            judge(shared, time, now)
+                            judge(shared, s.threads, time, now)
                         if timed:
                             times[i] = now - start
                         if now - checked > SIGNAL_PERIOD:
@@ -352,6 +352,8 @@ cdef class Context:
                             now = fastconv_now()
                 finally:
                     fastconv_restore(mode)
+                    if shared != NULL:
+                        put_flag(&shared.running, 0)
         finally:
             if team is not None:
                 give_back(team)

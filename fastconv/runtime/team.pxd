@@ -19,7 +19,9 @@ time that it happens again soon. One that finds itself on the caller's core, whe
 wake it while others are busy, moves to another one (its affinity is as before afterwards), or if there
 is none leaves the pieces to the caller.
 
-Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. Whoever
+Who finds nothing to do spins for ``SPIN`` nanoseconds, then sleeps on a condition variable. While the
+run goes on a helper spins up to ``RUN_SPIN`` instead, giving its core to whoever wants it: waking many
+sleepers costs the caller more than most steps take. It wakes two, and each woken one two more. Whoever
 has news looks for sleepers after telling it, and sleepers for news after saying that they sleep,
 both in sequentially consistent order, so one of the two sees the other.
 """
@@ -53,6 +55,12 @@ cdef extern from *:
     #endif
     #include <pthread.h>
     #include <time.h>
+    #if defined(_WIN32)
+    #define fastconv_yield()
+    #else
+    #include <sched.h>
+    #define fastconv_yield() sched_yield()
+    #endif
     static inline int64_t fastconv_now(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -108,6 +116,7 @@ cdef extern from *:
     unsigned long fastconv_flush() noexcept nogil
     void fastconv_restore(unsigned long) noexcept nogil
     void fastconv_pause() noexcept nogil
+    void fastconv_yield() noexcept nogil
     int fastconv_cpu() noexcept nogil
     bint fastconv_leave(int cpu) noexcept nogil
     uint64_t get_open "fastconv_get"(uint64_t*) noexcept nogil
@@ -135,6 +144,8 @@ cdef extern from *:
 cdef enum:
     #: Nanoseconds of spinning before a thread sleeps: some times what waking one up costs.
     SPIN = 50_000
+    #: The same while the run goes on.
+    RUN_SPIN = 1_000_000
     #: Pauses between two looks at the clock.
     PAUSES = 16
     #: For how many nanoseconds a caller goes on alone: first and at most where helpers were held up
@@ -169,8 +180,10 @@ cdef struct team_t:
     int pieces, n_buffers, scratch
     int cpu                     # where the caller was
     char pad2[88]
-    int sleepers, caller_sleeps, crowded, stop
-    char pad4[112]
+    # Who sleeps, and who of those that are to be woken have not been sent word yet (under the lock);
+    # whether a run goes on, with helpers.
+    int sleepers, waking, caller_sleeps, crowded, stop, running
+    char pad4[104]
     # The caller's own, in nanoseconds: until when and for how long it goes on alone, and since then
     # the time of shared steps, and what it waited of that for helpers held up.
     int64_t alone_until, back_off, shared, lost
@@ -221,13 +234,18 @@ cdef inline void execute(
     kernel(&own, piece, pieces)
 
 
-cdef inline void judge(team_t* t, int64_t start, int64_t end) noexcept nogil:
-    """After a shared step: whether the helpers are worth it."""
+cdef inline void judge(team_t* t, int threads, int64_t start, int64_t end) noexcept nogil:
+    """After a step shared by ``threads``: whether the helpers are worth it.
+
+    Alone it would have taken about ``threads`` times what was not lost.
+    """
     t.shared += end - start
     if get_flag(&t.crowded):
         put_flag(&t.crowded, 0)
+        put_flag(&t.running, 0)
         t.alone_until = end + CROWDED_BACK_OFF
-    elif t.lost * 5 > t.shared * 2:
+    elif t.lost * 5 * threads > t.shared * 4 * (threads - 1):
+        put_flag(&t.running, 0)
         t.back_off = min(max(2 * t.back_off, <int64_t>FIRST_BACK_OFF), <int64_t>LAST_BACK_OFF)
         t.alone_until = end + t.back_off
         t.shared = 0
@@ -236,6 +254,14 @@ cdef inline void judge(team_t* t, int64_t start, int64_t end) noexcept nogil:
         t.shared = 0
         t.lost = 0
         t.back_off = 0
+
+
+cdef inline void wake_some(team_t* t) noexcept nogil:
+    """Send word to two of those that are to be woken. With the lock."""
+    cdef int i
+    for i in range(min(t.waking, 2)):
+        pthread_cond_signal(&t.work)
+        t.waking -= 1
 
 
 cdef inline void share_step(
@@ -260,11 +286,14 @@ cdef inline void share_step(
         put_range(&t.ranges[i].open, <uint64_t>threads << 48
                   | <uint64_t>(<int64_t>pieces * (i + 1) // threads) << 24
                   | <uint64_t>(<int64_t>pieces * i // threads))
+    if not t.running:
+        put_flag(&t.running, 1)
     put_open(&t.turn, t.turn + 1)
     if get_flag(&t.sleepers):
         pthread_mutex_lock(&t.lock)
+        t.waking += get_flag(&t.sleepers)
         put_flag(&t.sleepers, 0)
-        pthread_cond_broadcast(&t.work)
+        wake_some(t)
         pthread_mutex_unlock(&t.lock)
     while True:
         piece = claim(t, 0, threads)
@@ -299,6 +328,7 @@ cdef inline bint sleep(team_t* t, uint64_t turn) noexcept nogil:
     add_flag(&t.sleepers, 1)
     while not get_flag(&t.stop) and get_open_seq(&t.turn) == turn:
         pthread_cond_wait(&t.work, &t.lock)
+        wake_some(t)
         # Who wakes sleepers up has set their count to zero.
         if get_open_seq(&t.turn) == turn:
             add_flag(&t.sleepers, 1)
@@ -314,26 +344,35 @@ cdef inline bint beside_caller(team_t* t) noexcept nogil:
 
 cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
     """A helper's life in a team of ``threads``: do pieces, wait for more, until it is dismissed."""
-    cdef uint64_t turn = 0, new
-    cdef int64_t start = 0
-    cdef int spins = 0, piece
+    cdef uint64_t turn = 0, new, own
+    cdef int64_t start = 0, idle
+    cdef int spins = 0, piece, mine
     cdef bint crowded = False
     fastconv_flush()
     while True:
         new = get_open(&t.turn)
         if new != turn and not crowded:
             turn = new
+            mine = 0
             while True:
                 piece = claim(t, slot, threads)
+                if piece >= 0:
+                    execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot, piece,
+                            t.pieces)
+                    mine += 1
+                    # All wait for the line of the count: its own pieces are told together.
+                    own = get_open(&t.ranges[slot].open)
+                    if (own >> 24 & FIELD) > (own & FIELD):
+                        continue
+                if mine:
+                    add_done(&t.done, mine)
+                    mine = 0
+                    if get_flag(&t.caller_sleeps):
+                        pthread_mutex_lock(&t.lock)
+                        pthread_cond_signal(&t.finished)
+                        pthread_mutex_unlock(&t.lock)
                 if piece < 0:
                     break
-                execute(t.kernel, t.call, t.n_buffers, t.scratch, t.scratch_size, slot, piece,
-                        t.pieces)
-                add_done(&t.done, 1)
-                if get_flag(&t.caller_sleeps):
-                    pthread_mutex_lock(&t.lock)
-                    pthread_cond_signal(&t.finished)
-                    pthread_mutex_unlock(&t.lock)
             spins = 0
             start = 0
             continue
@@ -349,8 +388,13 @@ cdef inline void serve(team_t* t, int slot, int threads) noexcept nogil:
         elif start == 0:
             start = fastconv_now()
             continue
-        elif fastconv_now() - start <= SPIN:
-            continue
+        else:
+            idle = fastconv_now() - start
+            if idle <= SPIN:
+                continue
+            if idle <= RUN_SPIN and get_flag(&t.running):
+                fastconv_yield()
+                continue
         if not sleep(t, turn):
             return
         crowded = beside_caller(t)

@@ -20,8 +20,10 @@ class _SizedFamily(_Family, Protocol):
 class _PackFamily(_Family, Protocol):
     """The family that packs weights; see its functions' docstrings."""
 
+    def fixed_bytes(self, filters: int, channels: int) -> int: ...
     def pack_digits(self, panels: Any, out: Any, units: Any) -> None: ...
     def pack_filters(self, w: Any, group: int, out: Any, block: int = 0, wide: int = 0) -> None: ...
+    def pack_fixed(self, w: Any, out: Any) -> bool: ...
     def transform_filters(self, w: Any, g: Any, out: Any) -> None: ...
 
 conv: _SizedFamily
@@ -29,7 +31,7 @@ deform: _Family
 depthwise: _SizedFamily
 detect: _Family
 elementwise: _SizedFamily
-matmul: _Family
+matmul: _SizedFamily
 move: _Family
 norm: _Family
 pack: _PackFamily

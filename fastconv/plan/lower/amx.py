@@ -15,7 +15,7 @@ from ...graph.activation import Activation
 from ...graph.window import Window
 from ...records import record, replace
 from ...sizes import checked_size
-from ..lowering import PIECES, Lowering, Scaled, aligned_empty, aligned_zeros
+from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros
 from ..memory import Place
 
 #: Input channels of a block, output channels of a panel, and the most planes of a split copy.
@@ -42,17 +42,14 @@ HALO_BYTES = 2 << 20
 #: all weights for.
 SCALE_PIXELS = 240
 
-#: Threads share an image by rows, since what a core has written it reads soonest; images of fewer
-#: pixels for each than this by panels.
-SMALL = 88
-#: Multiply-adds of a piece, and its pixels, at least.
-PIECE_MACS, PIECE_PIXELS = 1 << 20, 176
-
 # Processor cycles, between those with and without a busy neighbour on the core: one step of TALL
 # pixels of a panel, and of half as many; splitting a block of a pixel; joining and storing a panel
 # of a pixel. MAC is one multiply-add of the vector units.
 STEP, HALF_STEP = 1300.0, 800.0
 SPLIT_PIXEL, STORE = 50.0, 60.0
+#: Looking at a block of a pixel for the largest; the weights of a step as they arrive from the
+#: last-level cache, at least, and what they hold up; what a unit of work costs besides.
+SCAN_PIXEL, WEIGHTS, ARRIVAL, UNIT = 12.0, 700.0, 300.0, 3000.0
 MAC = 1 / 27.0
 #: Winograd's products on tiles must be so much cheaper, as they are less accurate than on vectors.
 CLEARLY = 0.93
@@ -144,6 +141,44 @@ class Shape:
             + pixels * self.blocks * SPLIT_PIXEL
             + rows * panels * STORE
         )
+
+
+def unit_cycles(s: Shape, rows: int, panels: int) -> float:
+    """An estimate of the processor cycles of one unit of work: ``rows`` output rows of an image by
+    ``panels``."""
+    kh, kw = s.kernel
+    border = 1 + min(kw - 1, 2) / (2 * s.ow)
+    groups, rest = divmod(ceil(rows * s.ow * border / 16), 2)
+    inputs, seen = rows * s.ow, 0
+    if not s.pointwise:
+        halo = (kh - 1) * s.dilations[0] + 1
+        inputs = ((rows - 1) * s.strides[0] + halo) * s.w
+        seen = ((s.scale_rows() - 1) * s.strides[0] + halo) * s.w - inputs
+    return (
+        UNIT
+        + s.blocks * (inputs * SPLIT_PIXEL + seen * SCAN_PIXEL)
+        + panels * s.steps() * (ARRIVAL + max(WEIGHTS, groups * STEP + rest * HALF_STEP))
+        + panels * rows * s.ow * STORE
+    )
+
+
+def shared(s: Shape, threads: int) -> tuple[float, int, int]:
+    """How threads share the images: estimated cycles, and a unit's rows and panels."""
+    panels = ceil(s.filters / PANEL)
+    block = s.oh if s.pointwise else s.scale_rows()
+    most_rows = max(1, SPLIT_BYTES // (s.blocks * DIGITS * 64 * s.ow)) if s.pointwise else block
+    best = (float("inf"), 1, 1)
+    for rows in sorted({ceil(block / k) for k in range(1, block + 1)}, reverse=True):
+        if rows > most_rows:
+            continue
+        blocks = s.n * ceil(s.oh / block) * ceil(block / rows)
+        for each in sorted({ceil(panels / k) for k in range(1, min(panels, threads) + 1)}):
+            units = blocks * ceil(panels / each)
+            cycles = ceil(units / threads) * unit_cycles(s, rows, each)
+            best = min(best, (cycles, rows, each))
+        if blocks > 4 * threads:
+            break
+    return best
 
 
 def shape_of(
@@ -335,11 +370,16 @@ def lower(
     macs = shape.n * shape.oh * shape.ow * shape.filters * shape.channels // shape.group
     macs *= prod(shape.kernel)
     threads = low.threads_for(macs)
-    by_rows = shape.oh * shape.ow >= SMALL * threads
-    s = shape if runs is not None or (threads > 1 and by_rows) else flatten(shape)
+    s = shape if runs is not None else flatten(shape)
+    panels = ceil(s.filters / PANEL)
+    # Where all inputs of some rows have one scale, which rows these are must not depend on threads.
+    rows, each = s.oh if s.pointwise else s.scale_rows(), panels
+    alone = threads == 1 or s.n >= 2 * threads
+    if not alone:
+        ways = [(*shared(way, threads), way) for way in ([s, shape] if s != shape else [s])]
+        _, rows, each, s = min(ways, key=lambda way: way[0])
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])
-    panels = ceil(s.filters / PANEL)
     first, count = s.panel_blocks()
     steps = s.steps()
     phases = [(a, b) for a in ah.phases for b in aw.phases]
@@ -354,29 +394,15 @@ def lower(
     def bytes_of(rows: int) -> int:
         return checked_size((s.blocks, DIGITS, len(phases), plane(rows)), 64, "digits")
 
-    # Where all inputs of some rows have one scale, which rows these are must not depend on threads.
-    rows, block_n = s.scale_rows(), 1
-    many = s.n >= 2 * threads
-    if s.pointwise:
-        rows = s.oh
-        while rows > 1 and bytes_of(rows) > SPLIT_BYTES:
+    block_n = 1
+    if alone:
+        while s.pointwise and rows > 1 and bytes_of(rows) > SPLIT_BYTES:
             rows = ceil(rows / 2)
-        row_blocks = ceil(s.oh / rows)
-        if threads > 1 and not many:
-            wanted = max(threads, min(PIECES * threads, macs // PIECE_MACS))
-            row_blocks = max(row_blocks, min(wanted, s.oh * s.ow // PIECE_PIXELS), threads)
-            row_blocks = min(ceil(row_blocks / threads) * threads, s.oh)
-        rows = ceil(s.oh / row_blocks)
-    if rows == s.oh:
-        block_n = max(1, min(s.n, SPLIT_BYTES // bytes_of(rows)))
-        if s.n >= threads:
-            block_n = min(block_n, ceil(s.n / threads))
-    units = ceil(s.n / block_n) * ceil(s.oh / rows)
-    groups = 1
-    if units < PIECES * threads and units % threads:
-        groups = min(panels, threads)
-    block_panels = ceil(panels / groups)
-    units *= ceil(panels / block_panels)
+        if rows == s.oh:
+            block_n = max(1, min(ceil(s.n / threads), SPLIT_BYTES // bytes_of(rows)))
+    scale_rows = rows if s.pointwise else s.scale_rows()
+    units = ceil(s.n / block_n) * ceil(s.oh / scale_rows) * ceil(scale_rows / rows)
+    units *= ceil(panels / each)
     px = plane(rows)
     offsets = [
         64 * ((b * DIGITS * len(phases) + fh * len(aw.phases) + fw) * px + qh * width + qw)
@@ -404,8 +430,8 @@ def lower(
         halo_h=ah.halo, plane=px,
         group_channels=s.channels // s.group if s.group > 1 else 0,
         group_filters=s.filters // s.group if s.group > 1 else 0,
-        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=block_panels,
-        pixels_outside=int(block_panels * steps * STEP_BYTES <= WEIGHT_BYTES),
+        blocks=s.blocks, steps=steps, block_n=block_n, block_rows=rows, block_panels=each,
+        scale_rows=scale_rows, pixels_outside=int(each * steps * STEP_BYTES <= WEIGHT_BYTES),
         pre_n=s.channels if scaled and scaled.per_image else 0,
         pre_lo=scaled.lo if scaled else -float("inf"), **epilogue(act),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from ..lowering import Lowering, aligned_empty
 from ..memory import Place
 from . import winograd
 from .amx import (
+    ARRIVAL,
     BLOCK,
     DIGITS,
     HALF_STEP,
@@ -23,6 +24,8 @@ from .amx import (
     STEP,
     STEP_BYTES,
     TALL,
+    UNIT,
+    WEIGHTS,
     Shape,
 )  # fmt: skip
 
@@ -77,6 +80,20 @@ def cycles(shape: Shape) -> float | None:
     )
 
 
+def unit_cycles(shape: Shape, tiles: int, panels: int) -> float:
+    """An estimate of the processor cycles of a point of some tiles by some panels."""
+    if tiles * panels * POINTS * PANEL * 4 > PRODUCT_BYTES and panels > 1:
+        return float("inf")
+    full, half = divmod(ceil(tiles / 16), 2)
+    products = ARRIVAL + max(WEIGHTS, full * STEP + half * HALF_STEP)
+    transform = winograd.TRANSFORM * MAC * (shape.channels + panels * PANEL)
+    return (
+        panels * shape.blocks * products
+        + tiles * (shape.blocks * SPLIT_PIXEL + panels * JOIN + transform)
+        + UNIT / POINTS
+    )
+
+
 def pack(w: np.ndarray, isa: str) -> np.ndarray:
     """``[filters][channels][3][3]`` → bytes: the digits of all transformed weights, see
     ``pack_digits``, by panel and point, then what they count, as float32 [panel][point][PANEL]."""
@@ -115,11 +132,12 @@ def lower(
     panels = ceil(shape.filters / PANEL)
     direct = 9 * shape.n * shape.oh * shape.ow * shape.channels * shape.filters
     threads = low.threads_for(direct)
-    blocks = ceil(tiles / block_tiles)
     groups = ceil(panels * block_tiles * POINTS * PANEL * 4 / PRODUCT_BYTES)
-    if blocks % threads and blocks < 4 * threads:
-        groups = max(groups, threads)
     block_panels = ceil(panels / min(panels, groups))
+    if threads > 1:
+        block_tiles, block_panels = winograd.share_tiles(
+            threads, tiles, block_tiles, panels, lambda some, each: unit_cycles(shape, some, each)
+        )
     tall = ceil(block_tiles / TALL) * TALL
     line = ceil(shape.channels / 16) * 16
     per_point = checked_size((shape.blocks, DIGITS, tall), 64, "digits")
@@ -131,5 +149,5 @@ def lower(
     )
     low.step(
         "amx_winograd", params, [x, packed, low.as_stored(wn), bias, residual, scratch, y],
-        macs=direct, threads=threads, units=blocks * ceil(panels / block_panels),
+        macs=direct, threads=threads, units=ceil(tiles / block_tiles) * ceil(panels / block_panels),
     )  # fmt: skip

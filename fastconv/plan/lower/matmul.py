@@ -69,6 +69,12 @@ def gemm(low: Lowering, node: Node) -> Any:
                 low, key, filters, x, bias, None, y, (m, k, n), (k, 0, n), op.activation
             )
             return
+        if vector.gemv_fixed(
+            low, key, weight, filters, x, lambda: bias, None,
+            lambda: low.new(node.outputs[0], PLAIN), (m, k, n), (k, 0, n), op.activation,
+            bool(op.transB),
+        ):  # fmt: skip
+            return
         packed = low.packed(key, lambda: pack_filters(filters(0, n).reshape(n, 1, k), 1, low.isa))
     y = low.new(node.outputs[0], PLAIN)
     product(low, x, packed, bias, y, m, k, n, 1, op.activation)
@@ -131,16 +137,21 @@ def matmul(low: Lowering, node: Node) -> Any:
     if 0 in (*a, *b):
         return False
     weight = low.const(bn)
-    if batch == 1 and vector.suits_half(low, weight, m, k, n):
-        assert weight is not None
+    if batch == 1 and weight is not None:
         flat = weight.reshape(k, n)
         x = low.place(an, PLAIN)
-        y = low.new(node.outputs[0], PLAIN)
-        vector.gemv_half(
-            low, ("matmul", bn), lambda a, b: flat[:, a:b].T, x, None, None, y, (m, k, n),
-            (k, 0, n), None,
-        )  # fmt: skip
-        return
+        if vector.suits_half(low, weight, m, k, n):
+            y = low.new(node.outputs[0], PLAIN)
+            vector.gemv_half(
+                low, ("matmul", bn), lambda a, b: flat[:, a:b].T, x, None, None, y, (m, k, n),
+                (k, 0, n), None,
+            )  # fmt: skip
+            return
+        if vector.gemv_fixed(
+            low, ("matmul", bn), weight, lambda a, b: flat[:, a:b].T, x, lambda: None, None,
+            lambda: low.new(node.outputs[0], PLAIN), (m, k, n), (k, 0, n), None, False,
+        ):  # fmt: skip
+            return
     if weight is not None:
         packed = low.packed(
             ("matmul", bn),

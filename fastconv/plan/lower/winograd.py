@@ -6,6 +6,7 @@ fetching the weights, which F(4×4) has four times as many of.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, prod
 from typing import Any
 
@@ -92,6 +93,31 @@ def tiles_of_block(low: Lowering, tiles: int) -> int:
     return int(low.choose("tiles", found).removeprefix("tiles"))
 
 
+def share_tiles(
+    threads: int, tiles: int, most: int, panels: int, unit: Callable[[int, int], float]
+) -> tuple[int, int]:
+    """How threads share tiles (``most`` at a time) and panels of filters: a unit's of each.
+
+    Args:
+        threads: how many.
+        tiles: of all images.
+        most: the most tiles of a unit.
+        panels: how many.
+        unit: the cost of a unit of so many tiles and panels.
+    """
+    best = (float("inf"), 0, 0)
+    least = ceil(tiles / most)
+    for k in range(least, min(tiles, least + 2 * threads) + 1):
+        some = ceil(tiles / k)
+        for g in range(1, min(panels, threads) + 1):
+            each = ceil(panels / g)
+            units = ceil(tiles / some) * ceil(panels / each)
+            # (What is nearly as fast in fewer units is better.)
+            cost = ceil(units / threads) * unit(some, each) * (1 + 0.02 * units / threads)
+            best = min(best, (cost, -some, each))
+    return -best[1], best[2]
+
+
 def transform_weights(w: np.ndarray, m: int, isa: str) -> np.ndarray:
     """``[filters][channels][3][3]`` → ``[point][panel][channels][NR]``, made in float64."""
     filters, channels = w.shape[:2]
@@ -152,13 +178,14 @@ def lower(
     blocks = ceil(tiles / tiles_of_block(low, tiles))
     macs = (m + 2) ** 2 * tiles * channels * filters
     threads = low.threads_for(macs)
-    groups = 1
-    if blocks < 2 * threads:
-        # Few tiles: threads share the filters, and each transforms the input for itself.
-        groups = min(panels, ceil(threads / blocks))
-    elif threads > 1:
-        blocks = ceil(blocks / threads) * threads
-    block_tiles, block_panels = ceil(tiles / blocks), ceil(panels / groups)
+    block_tiles, block_panels = ceil(tiles / blocks), panels
+    if threads > 1:
+        # (Each unit transforms its input for itself.)
+        block_tiles, block_panels = share_tiles(
+            threads, tiles, block_tiles, panels,
+            lambda some, each: channels * each * nr * (some + FETCH)
+            + TRANSFORM * some * (channels + each * nr),
+        )  # fmt: skip
     row = -(-channels // 16) * 16 + block_panels * nr
     scratch = low.scratch(
         checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"), threads
