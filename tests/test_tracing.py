@@ -1,4 +1,4 @@
-"""Traced sizes and tapes (``graph.tracing``, ``plan.tape``): what a tape gives is what Python gives."""
+"""Traced sizes and tapes: what a tape gives is what Python gives."""
 
 from math import ceil, floor, prod
 
