@@ -239,9 +239,9 @@ def test_new_sizes_are_planned_without_lowering_a_node_again(followed):
     graph = blocks(np.random.default_rng(6), 2)
     packs = PackCache()
     for size in range(40, 64, 4):
-        planned(graph, image(size, size + 8), packs)
+        planned(graph, image(size, size + 8), packs, isa=ISAS[0])
     followed.clear()
-    planned(graph, image(53, 59), packs)
+    planned(graph, image(53, 59), packs, isa=ISAS[0])
     assert {n.name for n in graph.nodes if type(n.op) is Conv} <= set(followed)
 
 
