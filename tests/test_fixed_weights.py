@@ -13,6 +13,8 @@ from fastconv.graph import Graph, Node, TensorType
 from fastconv.graph.activation import RELU, Activation
 from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.matmul import Gemm, MatMul
+from fastconv.graph.ops.pool import MaxPool
+from fastconv.graph.ops.shape import Flatten
 from fastconv.plan.lower import vector
 from fastconv.runtime.engine import Engine
 
@@ -152,9 +154,9 @@ def test_the_kernel_sums_what_its_twin_decodes(isa, m, n, k, seed, bias):
     r, y = array(rng, m, n), np.full((m, n + 5), 7, np.float32)
     padded = array(rng, n + 64) if bias else None
     numbers, units = unpack(packed := pack(w, isa), n, k, isa)
-    params = dict(m=m, k=k, n=n, x_row=k + 3, r_row=n, y_row=n + 5, act=0, lo=-3, hi=float("inf"),
-                  alpha=0, beta=0)  # fmt: skip
-    kernels.run("gemv_fixed", params, [x, packed, padded, r, y], isa=isa)
+    params = dict(m=m, k=k, n=n, x_row=k + 3, r_row=n, y_row=n + 5, w_n=k, w_k=1, channels=0,
+                  gain=1, act=0, lo=-3, hi=float("inf"), alpha=0, beta=0)  # fmt: skip
+    kernels.run("gemv_fixed", params, [x, packed, padded, r, w, y], isa=isa)
     wide = x[:, :k].astype(np.float64)
     exact = wide @ (numbers * units).T + r + (padded[:n] if bias else 0)
     limit = 2.0**-24 * 200 * (np.abs(wide) @ np.abs(numbers * units).T + np.abs(r) + 4)
@@ -250,6 +252,38 @@ def test_nan_and_infinity_reach_the_results_as_in_float32(values, threads):
             np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
             np.testing.assert_array_equal(got[np.isinf(exact)], exact[np.isinf(exact)])
             np.testing.assert_allclose(got[0], exact[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_infinity_times_a_weight_too_small_for_24_bits_is_infinite(value, transposed, flat):
+    """Also where the input lies channels-last, so that the packed weights are in another order."""
+    rng = np.random.default_rng(4)
+    x, w = array(rng, 1, 7, 5, 6), array(rng, 150, 210)
+    x.ravel()[100] = value
+    w[::3, 100] = 1e-12
+    w[1::3, 100] = 0
+    with np.errstate(all="ignore"):
+        exact = np.float32(-0.5) * x.reshape(1, 210) @ w.T
+    gemm = Node(
+        Gemm(transB=int(transposed), alpha=-0.5), ["f" if flat else "v", "w"], ["y"], "gemm"
+    )
+    nodes = [gemm]
+    if flat:
+        same = MaxPool(kernel_shape=(1, 1))
+        nodes = [Node(same, ["v"], ["p"], "pool"), Node(Flatten(), ["p"], ["f"], "flat"), gemm]
+    feed = x if flat else x.reshape(1, 210)
+    graph = Graph(
+        "g", nodes, ["v"], ["y"], {"w": w if transposed else w.T.copy()},
+        {"v": TensorType(feed.dtype, feed.shape)},
+    )  # fmt: skip
+    for isa in WIDE:
+        engine = Engine(graph, 1, isa=isa)
+        got = engine.run({"v": feed})["y"]
+        assert "gemv_fixed" in [s.kernel for s in engine.prepare({"v": feed}).plan.steps]
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+        np.testing.assert_array_equal(got[np.isinf(exact)], exact[np.isinf(exact)])
 
 
 def test_large_inputs_overflow_no_sooner_than_in_float32():

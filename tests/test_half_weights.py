@@ -55,7 +55,8 @@ def test_every_half_precision_number_becomes_float32_exactly(isa):
     n = halves.size
     y = np.empty((1, n), np.float32)
     inf = float("inf")
-    params = dict(m=1, k=1, n=n, x_row=1, r_row=0, y_row=n, act=0, lo=-inf, hi=inf, alpha=0, beta=0)
+    params = dict(m=1, k=1, n=n, x_row=1, r_row=0, y_row=n, w_n=0, w_k=0, channels=0, gain=1, act=0,
+                  lo=-inf, hi=inf, alpha=0, beta=0)  # fmt: skip
     x, scale = np.ones(1, np.float32), np.ones(n, np.float32)
     kernels.run("gemv_half", params, [x, halves, scale, None, None, y], isa=isa)
     np.testing.assert_array_equal(y[0], halves.view(np.float16).astype(np.float32))

@@ -11,6 +11,7 @@ from fastconv.kernels.abi cimport Call, share
 from fastconv.kernels.fixed cimport FIXED_BLOCK, FIXED_GROUP, FIXED_STEP, fixed_words
 from fastconv.kernels.simd cimport *
 from fastconv.kernels.vmath cimport ACT_CLIP, activate
+from fastconv.kernels.winograd_tile cimport fastconv_load
 
 
 cdef struct PackParams:
@@ -147,6 +148,10 @@ def pack_gemv(**values):
 cdef struct FewParams:
     int64_t m, k, n
     int64_t x_row, r_row, y_row     # floats from one row to the next
+    # Of weights as they are in the model: floats from one output to the next and from one input to
+    # the next, the channels of an input that lies as [pixel][channel] (0: as they do), a factor.
+    int64_t w_n, w_k, channels
+    float gain
     int32_t act
     float lo, hi, alpha, beta
 
@@ -302,33 +307,25 @@ cdef inline void fixed_block(
 
 
 cdef void fixed_exactly(
-    const float* x, int64_t k, const float* w, const float* bias, vf* total
+    const FewParams* p, const float* x, const float* w, const float* bias, int64_t at, float* total,
 ) noexcept nogil:
-    """One row times one panel with weights in their own size: no sum overflows that need not."""
-    cdef vf b[4]
-    cdef vf unit
-    cdef int64_t c
-    cdef int h, j
-    cdef const float* v
-    for h in range(2):
-        total[h] = v_zero() if bias == NULL else v_load(bias + h * VW)
-        v = w + 3 * VW * h
-        unit = v_zero()
-        c = 0
-        while c < k:
-            if c % FIXED_BLOCK == 0:
-                unit = v_load(v - 2 * VW * h)
-                v += 2 * VW
-            fixed_decode(v, b)
-            for j in range(<int>min(k - c, <int64_t>4)):
-                total[h] = v_fma(v_set(x[c + j]), v_mul(b[j], unit), total[h])
-            v += FIXED_GROUP
-            c += 4
+    """One row times one panel, from column ``at``, with the weights themselves: no sum overflows
+    that need not, and infinity times a weight that is too small for 24 bits is infinite."""
+    cdef int64_t end = min(at + 2 * VW, p.n), c, i, j, pixels = p.k // max(p.channels, <int64_t>1)
+    cdef float sums[2 * VW]
+    for i in range(2 * VW):
+        sums[i] = 0 if bias == NULL else bias[at + i]
+    for c in range(p.k):
+        i = c % p.channels * pixels + c // p.channels if p.channels else c
+        for j in range(at, end):
+            sums[j - at] += x[c] * (fastconv_load(w + j * p.w_n + i * p.w_k) * p.gain)
+    for i in range(2 * VW):
+        total[i] = sums[i]
 
 
 cdef inline void fixed_panels(
     const int panels, const FewParams* p, const float* x, const float* rest, const float* w,
-    const float* bias, const float* res, float* y, int64_t at,
+    const float* bias, const float* res, const float* plain, float* y, int64_t at,
 ) noexcept nogil:
     """All rows times ``panels`` panels from column ``at``; ``rest``: the inputs of the last block,
     followed by zeros."""
@@ -377,10 +374,8 @@ cdef inline void fixed_panels(
     if v_hsum(odd) != 0:  # or NaN: inputs that are not finite, or so large that sums overflow
         for r in range(<int>p.m):
             for i in range(panels):
-                fixed_exactly(
-                    x + r * p.x_row, p.k, w + i * stride,
-                    bias + (at + 2 * i * VW if bias != NULL else 0),
-                    total + (r * panels + i) * 2)
+                fixed_exactly(p, x + r * p.x_row, plain, bias, at + 2 * i * VW,
+                              <float*>(total + (r * panels + i) * 2))
     for r in range(<int>p.m):
         for i in range(panels):
             for h in range(2):
@@ -402,15 +397,16 @@ cdef inline void fixed_panels(
 cdef void gemv_fixed(const Call* c, int thread, int threads) noexcept nogil:
     """Up to FIXED_ROWS rows times weights of 24 bits; see ``fixed.pxd``.
 
-    Buffers: x, packed weights, bias or NULL, residual or NULL, y. Biases are padded to whole
-    panels. Each row has the same bits alone and among others.
+    Buffers: x, packed weights, bias or NULL, residual or NULL, weights as they are in the model, y.
+    Biases are padded to whole panels. Each row has the same bits alone and among others.
     """
     cdef const FewParams* p = <const FewParams*>c.params
     cdef const float* x = <const float*>c.buf[0]
     cdef const float* w = <const float*>c.buf[1]
     cdef const float* bias = <const float*>c.buf[2]
     cdef const float* res = <const float*>c.buf[3]
-    cdef float* y = <float*>c.buf[4]
+    cdef const float* plain = <const float*>c.buf[4]
+    cdef float* y = <float*>c.buf[5]
     cdef float rest[FIXED_ROWS][FIXED_BLOCK]
     cdef int64_t panels = (p.n + 2 * VW - 1) // (2 * VW), stride = fixed_words(p.k)
     cdef int64_t j = share(panels, thread, threads), end = share(panels, thread + 1, threads)
@@ -425,10 +421,10 @@ cdef void gemv_fixed(const Call* c, int thread, int threads) noexcept nogil:
     while j < end:
         at = j * 2 * VW
         if p.m == 1 and j + 4 <= end:
-            fixed_panels(4, p, x, &rest[0][0], w + j * stride, bias, res, y, at)
+            fixed_panels(4, p, x, &rest[0][0], w + j * stride, bias, res, plain, y, at)
             j += 4
         else:
-            fixed_panels(1, p, x, &rest[0][0], w + j * stride, bias, res, y, at)
+            fixed_panels(1, p, x, &rest[0][0], w + j * stride, bias, res, plain, y, at)
             j += 1
     if p.act > ACT_CLIP:
         at = j0 * 2 * VW

@@ -70,9 +70,9 @@ def gemm(low: Lowering, node: Node) -> Any:
             )
             return
         if vector.gemv_fixed(
-            low, key, weight, filters, x, lambda: bias, None,
+            low, key, bn, filters, x, lambda: bias, None,
             lambda: low.new(node.outputs[0], PLAIN), (m, k, n), (k, 0, n), op.activation,
-            bool(op.transB),
+            bool(op.transB), channels, op.alpha,
         ):  # fmt: skip
             return
         packed = low.packed(key, lambda: pack_filters(filters(0, n).reshape(n, 1, k), 1, low.isa))
@@ -148,7 +148,7 @@ def matmul(low: Lowering, node: Node) -> Any:
             )  # fmt: skip
             return
         if vector.gemv_fixed(
-            low, ("matmul", bn), weight, lambda a, b: flat[:, a:b].T, x, lambda: None, None,
+            low, ("matmul", bn), bn, lambda a, b: flat[:, a:b].T, x, lambda: None, None,
             lambda: low.new(node.outputs[0], PLAIN), (m, k, n), (k, 0, n), None, False,
         ):  # fmt: skip
             return

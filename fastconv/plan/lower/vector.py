@@ -113,7 +113,10 @@ def gemv_half(
     x_row, r_row, y_row = row_strides
     low.step(
         "gemv_half",
-        dict(m=m, k=k, n=n, x_row=x_row, r_row=r_row, y_row=y_row, **epilogue(act)),
+        dict(
+            m=m, k=k, n=n, x_row=x_row, r_row=r_row, y_row=y_row, w_n=0, w_k=0, channels=0, gain=1,
+            **epilogue(act),
+        ),
         [x, packed, scale, bias, residual, y], work=2 * k * n, macs=m * k * n,
     )  # fmt: skip
 
@@ -155,7 +158,7 @@ def pack_fixed(
 def gemv_fixed(
     low: Lowering,
     key: tuple[Hashable, ...],
-    weight: np.ndarray | None,
+    name: str,
     rows: Rows,
     x: Place,
     bias: Callable[[], Place | None],
@@ -165,21 +168,26 @@ def gemv_fixed(
     row_strides: tuple[int, int, int],
     act: Activation | None,
     by_rows: bool = True,
+    channels: int = 0,
+    gain: float = 1.0,
 ) -> bool:
     """Append one ``gemv_fixed`` step; False, having done nothing, where that does not suit.
 
     The arguments are as for :func:`gemv_half`, and
 
     Args:
-        weight: what the rows are made from, or None if that is not known.
+        name: the constant that the rows are made from.
         bias, y: make these places.
-        by_rows: whether ``weight`` is [n][k].
+        by_rows: whether it is [n][k].
+        channels: of an input that lies as [pixel][channel] and whose weights do not; or 0.
+        gain: what the constant is multiplied by.
     """
     from .conv import epilogue
 
     m, k, n = sizes
+    weight = low.known[name]
     if (
-        low.strict or weight is None or k * n < LEAST_FIXED or low.vector("VW") < 8
+        low.strict or not weight.flags.c_contiguous or k * n < LEAST_FIXED or low.vector("VW") < 8
         or m > kernels.family_constants("matmul", low.isa)["FIXED_ROWS"]
         or low.packs.known_odd(weight)
     ):  # fmt: skip
@@ -193,8 +201,11 @@ def gemv_fixed(
     x_row, r_row, y_row = row_strides
     low.step(
         "gemv_fixed",
-        dict(m=m, k=k, n=n, x_row=x_row, r_row=r_row, y_row=y_row, **epilogue(act)),
-        [x, packed, bias(), residual, y()], work=3 * k * n, macs=m * k * n,
+        dict(
+            m=m, k=k, n=n, x_row=x_row, r_row=r_row, y_row=y_row, w_n=k if by_rows else 1,
+            w_k=1 if by_rows else n, channels=channels, gain=gain, **epilogue(act),
+        ),
+        [x, packed, bias(), residual, low.as_stored(name), y()], work=3 * k * n, macs=m * k * n,
         units=n // (4 * low.vector("NR")) if m == 1 else None,  # four panels at a time
     )  # fmt: skip
     return True
@@ -237,7 +248,7 @@ def lower_conv(
         )  # fmt: skip
         return True
     if gemv_fixed(
-        low, ("conv", wn), weight, lambda a, b: flat[a:b], x, bias, residual, lambda: y, (m, k, n),
+        low, ("conv", wn), wn, lambda a, b: flat[a:b], x, bias, residual, lambda: y, (m, k, n),
         strides, act,
     ):  # fmt: skip
         return True
