@@ -17,7 +17,7 @@ from ..graph import Graph, SymbolicError, TensorType
 from ..graph.tracing import Recorder, Traced, Untraceable, plain
 from .lowering import Lowering, Scaled
 from .memory import CONST, Buffer, Place
-from .recipes import (
+from .recipe import (
     COMPUTED,
     FIXED,
     LAYOUTS,
@@ -27,7 +27,6 @@ from .recipes import (
     Made,
     Part,
     Recipe,
-    Rules,
     Unwritable,
     Whole,
     Writer,
@@ -36,6 +35,7 @@ from .recipes import (
     sources,
     write,
 )
+from .recipes import Rules
 from .tape import Tape
 
 #: What tracing may come to an end with.

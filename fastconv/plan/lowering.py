@@ -29,7 +29,7 @@ from .packing import PackCache, address, aligned_copy
 from .packing import aligned_empty as aligned_empty  # what lowerings pack with
 from .packing import aligned_zeros as aligned_zeros
 from .packing import mapping as mapping
-from .recipes import Made, Part
+from .recipe import Made, Part
 from .slices import Slice
 
 F32 = np.dtype(np.float32)
