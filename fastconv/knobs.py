@@ -52,7 +52,8 @@ PLANS = Knob(
 )
 CACHE = Knob(
     "FASTCONV_CACHE",
-    "folder where fastconv tune keeps its choices (default: fastconv in the user's cache folder)",
+    "folder where fastconv tune keeps its choices (default: fastconv in the user's cache folder); "
+    "when set, finished plans are kept there too, unless cache=False",
 )
 
 #: All knobs, in the order that ``fastconv info`` prints them.

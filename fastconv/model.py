@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import operator
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .errors import FastconvError, InputError, OptionError, UnsupportedError
-from .formats import NAMES, held_dtype, narrowed, outer_dtype, rounded
-from .graph import Graph, Node, Sym, TensorType
-from .importer.build import build_graph, value_type
-from .importer.defs import ValueDef
-from .importer.foreign import Foreign
-from .importer.proto import open_model
-from .importer.tensors import numpy_dtype
-from .passes import optimize
-from .plan.choice import Choices
-from .runtime.engine import Engine, Opaque, Prepared
+from . import knobs
+from .errors import FastconvError, InputError, ModelError, OptionError
 from .runtime.executor import Runner
+from .runtime.ready import Opaque
 from .threads import check_threads
-from .tuning import Tuned, find
+
+if TYPE_CHECKING:
+    from .graph import Graph, TensorType
+    from .importer.defs import Model as Definition
+    from .runtime.engine import Engine, Prepared
+    from .runtime.stored import Request, Stored
+    from .tuning import Tuned
+
+# What reads files and makes plans is imported when it is needed: stored plans run without it.
 
 FALLBACKS = ("warn", "error", "allow")
 ACCURACIES = ("fast", "strict")
 WEIGHTS = ("float32", "float16")
+#: Input shapes that are offered to the store before it is left alone.
+MOST_OFFERS = 64
+#: Attributes of a model that stored plans do not tell.
+LATER = ("definition", "original", "graph", "tuned", "_engine", "_tuning")
 
 
 class FallbackWarning(UserWarning):
@@ -60,6 +63,7 @@ def load(
     memory_limit: int | None = None,
     optimize: bool = True,
     disable: Iterable[str] = (),
+    cache: bool | str | os.PathLike[str] | None = None,
 ) -> Model:
     """Load an ONNX model.
 
@@ -83,6 +87,12 @@ def load(
             pass it raises MemoryLimitError.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
+        cache: a folder where finished plans with their packed weights are kept, from which the next
+            start takes them instead of reading the model; True for ``plans`` in the folder of
+            ``fastconv tune``, None for ``plans`` in the one that ``FASTCONV_CACHE`` names, if any,
+            False for none. Another model file, option, processor or build of fastconv makes them
+            anew. What is there is trusted as code is: the folder must belong to this user, and
+            nobody else may write to it, or it is left alone.
 
     Raises:
         ModelError: the file is not a sound ONNX model.
@@ -99,6 +109,7 @@ def load(
         memory_limit=memory_limit,
         optimize=optimize,
         disable=disable,
+        cache=cache,
     )
 
 
@@ -114,7 +125,29 @@ class Model:
         graph: the optimised graph.
         threads: threads per run.
         tuned: the tuned choices in use, or None.
+
+    With stored plans (``cache``) the file is read when something is asked for that they do not
+    tell: other shapes, the graph, a profile.
     """
+
+    if TYPE_CHECKING:
+        opset: int
+        metadata: dict[str, str]
+        overridable: list[TensorInfo]
+        producer: tuple[str, str]
+        ir_version: int
+        inputs: list[TensorInfo]
+        outputs: list[TensorInfo]
+        definition: Definition
+        original: Graph
+        graph: Graph
+        tuned: Tuned | None
+        _engine: Engine
+        _kinds: dict[str, str]
+        _widened: dict[str, int]
+        _narrowed: dict[str, int]
+        _foreign: bool
+        _tuning: tuple[str, list[Any]] | None
 
     def __init__(
         self,
@@ -128,6 +161,7 @@ class Model:
         memory_limit: int | None = None,
         optimize: bool = True,
         disable: Iterable[str] = (),
+        cache: bool | str | os.PathLike[str] | None = None,
         _fed: frozenset[str] = frozenset(),
     ) -> None:
         if accuracy not in ACCURACIES:
@@ -159,63 +193,107 @@ class Model:
             "memory_limit": memory_limit,
             "optimize": optimize,
             "disable": disable,
+            "cache": cache,
         }
-        model = open_model(source)
-        self.opset = model.opset_import.get("", 0)
-        self.metadata = dict(model.metadata)
-        stored = model.graph.initializers
-        self.overridable = [
-            info(v.name, _outer_stated(v)) for v in model.graph.inputs if v.name in stored
-        ]
-        self.producer = (model.producer_name, model.producer_version)
-        self.ir_version = model.ir_version
-        self.definition = model
         self._fed = _fed
         self._variants: dict[frozenset[str], Model] = {}
-        original = build_graph(model, _fed)
-        self.original = original
-        self.graph: Graph = _optimize(original, disable) if optimize else original
-        stated = {v.name: v for v in (*model.graph.inputs, *model.graph.outputs)}
-        self._kinds = original.kinds
-        self._types = {n: _outer(original.types[n], original, n, stated) for n in original.inputs}
-        self.inputs = [info(n, t) for n, t in self._types.items()]
-        self.outputs = [
-            info(n, _outer(self._output_type(n), original, n, stated)) for n in original.outputs
-        ]
-        self._check_fallback(fallback)
-        self.tuned: Tuned | None = find(source, original) if tuned else None
-        self._engine = Engine(
-            self.graph, self.threads, memory_limit=memory_limit, strict=accuracy == "strict",
-            choices=Choices(self.tuned.choices) if self.tuned else None,
-            half=weights == "float16",
+        #: Where plans are stored, while there is room for more.
+        self._request: Request | None = None
+        self._stored: Stored | None = None
+        self._offered: set[Any] = set()
+        folder = _cache_folder(cache)
+        if folder is None or _fed or not isinstance(source, str) or not self._find(folder):
+            self.__dict__.update(self._read())
+        self._types = {i.name: i for i in self.inputs}
+        self._single = self.outputs[0].name if len(self.outputs) == 1 else None
+
+    def _read(self) -> dict[str, Any]:
+        """What the file says, and an engine; by names of attributes."""
+        from . import loading
+
+        options = {**self._options, "threads": self.threads}
+        if self._stored is None:
+            return loading.read(self._source, options, self._fed)
+        options["fallback"] = "allow"
+        return loading.read(self._source, options, self._fed, self._stored.arenas)
+
+    # Stored plans.
+
+    def _find(self, folder: str) -> bool:
+        """Take the stored plans of this model, if there are such."""
+        from .runtime import stored
+
+        assert isinstance(self._source, str)
+        o = self._options
+        limit: Any = o["memory_limit"]
+        options = (
+            self.threads, o["fallback"], o["accuracy"], o["weights"], bool(o["tuned"]), limit,
+            bool(o["optimize"]), o["disable"],
         )  # fmt: skip
-        self._single = original.outputs[0] if len(original.outputs) == 1 else None
-        #: Inputs and outputs whose values are held in another dtype than callers see.
-        self._widened = {n: original.formats[n] for n in original.inputs if n in original.formats}
-        self._narrowed = {n: original.formats[n] for n in original.outputs if n in original.formats}
+        self._request = stored.request(folder, self._source, options, limit)
+        if self._request is None:
+            return False
+        found = stored.find(self._request, self._tuned_state)
+        if found is None:
+            return False
+        self._stored = found
+        self.__dict__.update(found.attributes(TensorInfo))
+        return True
 
-    def _output_type(self, name: str) -> TensorType:
-        stated = self.original.type_of(name)
-        inferred = self.graph.type_of(name)
-        return stated if stated.shape is not None else inferred
+    def _tuned_state(self, kind: str) -> list[Any]:
+        """What changes when other tuned choices would be used for a model of this kind."""
+        if not self._options["tuned"]:
+            return []
+        from .tuning import state
 
-    def _check_fallback(self, fallback: str) -> None:
-        foreign = [n for n in all_nodes(self.graph) if isinstance(n.op, Foreign)]
-        if not foreign or fallback == "allow":
+        assert isinstance(self._source, str)
+        return state(self._source, kind)
+
+    def __getattr__(self, name: str) -> Any:
+        """What stored plans do not tell.
+
+        Raises:
+            ModelError: the model file has changed since, or cannot be read.
+        """
+        if name not in LATER or self.__dict__.get("_stored") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        stored = self._stored
+        assert stored is not None
+        with stored.lock:
+            if name not in self.__dict__:
+                if not stored.still_holds(self._tuned_state):
+                    raise ModelError(
+                        f"{self._source!s}: the file, or one that belongs to it, has changed since "
+                        "the model was loaded; load it again"
+                    )
+                if self._request is not None:
+                    self._request = self._request.again()
+                found = self._read()
+                self.__dict__.update({n: found[n] for n in LATER})
+        return self.__dict__[name]
+
+    def _offer(self, feeds: Mapping[str, Any]) -> None:
+        """Store the engine's plan for these inputs, if that is wanted and possible."""
+        from . import loading
+        from .runtime import stored, storing
+
+        request = self._request
+        if request is None:
             return
-        if fallback == "error":
-            rows = "; ".join(f"node {n.name!r} ({n.op.label})" for n in foreign[:20])
-            more = f" and {len(foreign) - 20} more" if len(foreign) > 20 else ""
-            raise UnsupportedError(
-                f"no native kernel for {rows}{more} (opset {self.opset}); "
-                "load with fallback='warn' to run them through onnx.reference"
-            )
-        labels = ", ".join(sorted({n.op.label for n in foreign}))
-        warnings.warn(
-            f"these operators run through onnx.reference, which is slow: {labels}",
-            FallbackWarning,
-            stacklevel=4,
+        if any(f.dtype is None or f.shape is None for f in feeds.values()):
+            return
+        key = stored.plan_key(list(self._types), feeds)
+        if key in self._offered:
+            return
+        self._offered.add(key)
+        if len(self._offered) > MOST_OFFERS:
+            self._request = None
+        portrait = loading.portrait(self)
+        room = portrait is not None and storing.store(
+            request, portrait, self._tuned_state, key, self._engine.prepare(feeds)
         )
+        if not room:
+            self._request = None
 
     def __repr__(self) -> str:
         name = self._source if isinstance(self._source, str) else f"{len(self._source)} bytes"
@@ -285,6 +363,8 @@ class Model:
 
     def _hot(self) -> Runner | None:
         """The short way to the plan of the last run, unless inputs or outputs need a cast."""
+        if self._stored is not None:
+            return self._stored.hot
         return None if self._widened or self._narrowed else self._engine.hot
 
     def for_feeds(self, feeds: Mapping[str, Any]) -> Model:
@@ -301,7 +381,7 @@ class Model:
         variant = self._variants.get(fed)
         if variant is None:
             # What falls back was warned about when this model was loaded.
-            options = {**self._options, "fallback": "allow", "_fed": fed}
+            options = {**self._options, "fallback": "allow", "cache": False, "_fed": fed}
             variant = _unpickle(self._source, options)
             variant = self._variants.setdefault(fed, variant)
         return variant
@@ -318,9 +398,21 @@ class Model:
         ``check``: called before every part and now and then between steps; what it raises ends the
         run.
         """
+        stored = self._stored
+        if stored is not None and profile is None:
+            outs = stored.run(feeds, check)
+            if outs is not None:
+                return outs
         outs = self._engine.run(feeds, profile, check)
-        for name, code in self._narrowed.items():
-            outs[name] = narrowed(outs[name], code)
+        if stored is not None:
+            stored.hot = self._engine.hot
+        if self._request is not None:
+            self._offer(feeds)
+        if self._narrowed:
+            from .formats import narrowed
+
+            for name, code in self._narrowed.items():
+                outs[name] = narrowed(outs[name], code)
         return outs
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
@@ -335,6 +427,8 @@ class Model:
         Raises:
             InputError: a dimension is not known, or does not fit the model.
         """
+        from .graph import TensorType
+
         types: dict[str, np.ndarray | TensorType] = {}
         for name in shapes or {}:
             if name not in self._types:
@@ -351,7 +445,10 @@ class Model:
                 raise InputError(f"input {i.name!r}: shape {_text(shape)} has a negative size")
             _check_shape(i.name, self._types[i.name], sizes)
             types[i.name] = TensorType(self.original.types[i.name].dtype, sizes)
-        return self._engine.prepare(types)
+        prepared = self._engine.prepare(types)
+        if self._request is not None:
+            self._offer(types)
+        return prepared
 
     def check_feeds(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The arrays as kernels want them (native byte order, C-contiguous), or InputError."""
@@ -370,26 +467,30 @@ class Model:
             raise InputError(f"no input {extra!r}; the model takes {', '.join(result)}")
         return result
 
-    def _checked(self, name: str, wanted: TensorType, value: Any) -> Any:
+    def _checked(self, name: str, wanted: TensorInfo, value: Any) -> Any:
         """One fed value as the engine takes it."""
         if name in self._kinds:
             return self._checked_value(name, wanted, value)
         code = self._widened.get(name)
         if code is None:
             return check_array(name, wanted, value)
+        from .formats import held_dtype, rounded
+
         held = held_dtype(code)
         if isinstance(value, np.ndarray) and value.dtype == held and held != wanted.dtype:
             # What is held may be fed as well: the bits that do not fit are rounded off.
             value = rounded(value, code)
-            return check_array(name, TensorType(held, wanted.shape), value)
+            return check_array(name, wanted._replace(dtype=held), value)
         return check_array(name, wanted, value).astype(held, copy=False)
 
-    def _checked_value(self, name: str, wanted: TensorType, value: Any) -> Any:
+    def _checked_value(self, name: str, wanted: TensorInfo, value: Any) -> Any:
         """A fed sequence or optional value."""
+        from .formats import held_dtype
+
         if isinstance(value, Opaque):
             return value  # it has been checked
         kind = self._kinds[name]
-        element = TensorType(wanted.dtype, None)
+        element = wanted._replace(shape=None)
         code = self._widened.get(name)
 
         def tensor(a: Any, what: str) -> Any:
@@ -405,6 +506,17 @@ class Model:
         return Opaque(None if value is None else tensor(value, name))
 
     # Looking inside.
+
+    def stated_outputs(self) -> list[tuple[Any, str, str | None] | None]:
+        """What the file states of each output: sizes, kind of value, ONNX's name of its elements.
+
+        Sizes that only inference knows take the place of names. None for one without statement.
+        """
+        if self._stored is not None:
+            return list(self._stored.signature["stated"])
+        from .loading import stated_outputs
+
+        return stated_outputs(self)
 
     def summary(self, shapes: Mapping[str, Sequence[int]] | None = None) -> str:
         """A table of layers as text; see ``fastconv inspect``."""
@@ -434,44 +546,35 @@ def _checked_limit(value: Any) -> int | None:
     return limit
 
 
-def _optimize(graph: Graph, disable: Iterable[str]) -> Graph:
-    return optimize(graph, frozenset(disable))
+def _cache_folder(cache: Any) -> str | None:
+    """The folder of stored plans that ``cache`` asks for; None for no folder.
+
+    Raises:
+        OptionError: it is neither a folder's path nor True, False or None.
+    """
+    if cache is False:
+        return None
+    if cache is None:
+        given = knobs.CACHE.get()
+        return None if given is None else os.path.join(os.path.abspath(given), "plans")
+    if cache is True:
+        from .tuning import cache_folder
+
+        folder = cache_folder()
+        return None if folder is None else os.path.join(folder, "plans")
+    if isinstance(cache, (str, os.PathLike)):
+        path = os.fspath(cache)
+        if isinstance(path, str) and path and "\0" not in path:
+            return os.path.abspath(path)
+    raise OptionError(f"cache={cache!r}: expected the path of a folder, True, False or None")
 
 
-def _outer(t: TensorType, graph: Graph, name: str, stated: Mapping[str, ValueDef]) -> TensorType:
-    """An input's or output's type as callers see it; of a sequence, that of its tensors."""
-    code = graph.formats.get(name)
-    if code is not None:
-        return TensorType(outer_dtype(code) or t.dtype, t.shape)
-    if name in graph.kinds and (elem := stated[name].elem_type) is not None:
-        return TensorType(numpy_dtype(elem), None)
-    return t
-
-
-def _outer_stated(value: ValueDef) -> TensorType:
-    """The type that the file states for an initializer that can be fed, as callers see it."""
-    t = value_type(value)
-    if value.elem_type in NAMES:
-        return TensorType(outer_dtype(value.elem_type) or t.dtype, t.shape)
-    return t
-
-
-def all_nodes(graph: Graph) -> Iterator[Node]:
-    """The nodes of a graph and of the subgraphs in it."""
-    for node in graph.nodes:
-        yield node
-        if node.op.control:
-            op: Any = node.op
-            for body in op.bodies.values():
-                yield from all_nodes(body)
-
-
-def info(name: str, t: TensorType) -> TensorInfo:
+def info(name: str, t: TensorType | TensorInfo) -> TensorInfo:
     """A value's type as users see it: symbols as plain strings."""
     shape = t.shape
     if shape is None:
         return TensorInfo(name, None, t.dtype)
-    dims = tuple(str(d) if isinstance(d, Sym) else d for d in shape)
+    dims = tuple(d if d is None or isinstance(d, int) else str(d) for d in shape)
     return TensorInfo(name, dims, t.dtype)
 
 
@@ -481,7 +584,7 @@ def _text(shape: Any) -> str:
     return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
 
 
-def _check_shape(name: str, wanted: TensorType, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, wanted: TensorInfo, shape: tuple[int, ...]) -> None:
     if wanted.shape is None:
         return
     if len(shape) != len(wanted.shape):
@@ -496,7 +599,7 @@ def _check_shape(name: str, wanted: TensorType, shape: tuple[int, ...]) -> None:
             )
 
 
-def check_array(name: str, wanted: TensorType, value: Any) -> np.ndarray:
+def check_array(name: str, wanted: TensorInfo, value: Any) -> np.ndarray:
     """One fed array, checked and made contiguous in native byte order.
 
     Raises:

@@ -12,16 +12,18 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import knobs
 from .errors import OptionError
-from .graph import Graph
 from .kernels import cpu_isas
 from .records import field, record
 from .threads import cpu_name
+
+if TYPE_CHECKING:
+    from .graph import Graph
 
 #: Version of the file's form.
 FORMAT = 1
@@ -110,7 +112,7 @@ def model_digest(graph: Graph) -> str:
     return h.hexdigest()
 
 
-def _stem(graph: Graph) -> str:
+def stem(graph: Graph) -> str:
     """The beginning of a cached file's name: cheap to find out, so that most need no digest."""
     return f"{len(graph.nodes)}-{len(graph.consts)}-"
 
@@ -124,7 +126,7 @@ def cached_path(graph: Graph) -> str | None:
     if folder is None:
         return None
     here = hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()
-    name = f"{_stem(graph)}{model_digest(graph)[:24]}-{here[:8]}{SUFFIX}"
+    name = f"{stem(graph)}{model_digest(graph)[:24]}-{here[:8]}{SUFFIX}"
     return os.path.join(folder, name)
 
 
@@ -148,14 +150,37 @@ def find(source: str | bytes, graph: Graph) -> Tuned | None:
     folder = cache_folder()
     if folder is None:
         return None
-    stem = _stem(graph)
-    try:
-        with os.scandir(folder) as entries:
-            found = any(e.name.startswith(stem) and e.name.endswith(SUFFIX) for e in entries)
-    except OSError:
-        return None
+    found = _files_of(folder, stem(graph))
     cached = cached_path(graph) if found else None
     return read(cached, graph) if cached is not None and os.path.lexists(cached) else None
+
+
+def _files_of(folder: str, kind: str) -> list[str]:
+    """The files in a cache folder for models whose :func:`stem` this is."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e.path for e in entries if e.name.startswith(kind) and e.name.endswith(SUFFIX)]
+    except OSError:
+        return []
+
+
+def state(source: str, kind: str) -> list[tuple[Any, ...]]:
+    """What changes when :func:`find` may give something else for a model of this :func:`stem`.
+
+    That is: the files that it would look at, with their sizes and times.
+    """
+    paths = [beside(source)] if os.path.lexists(beside(source)) else []
+    folder = cache_folder()
+    if folder is not None:
+        paths += sorted(_files_of(folder, kind))
+    found: list[tuple[Any, ...]] = []
+    for path in paths:
+        try:
+            s = os.stat(path)
+            found.append((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+        except OSError:
+            found.append((path,))
+    return found
 
 
 def read(path: str, graph: Graph) -> Tuned | None:
@@ -284,5 +309,7 @@ __all__ = [
     "machine",
     "model_digest",
     "read",
+    "state",
+    "stem",
     "write",
 ]

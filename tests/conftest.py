@@ -24,12 +24,13 @@ def pytest_addoption(parser):
 def away_from_the_sources(tmp_path_factory):
     """Child processes import the fastconv under test, not the source folder they would start in.
 
-    What was tuned on this machine is out of sight, too.
+    What was tuned or stored on this machine is out of sight, too.
     """
     before, path = os.getcwd(), os.environ.get("PYTHONPATH")
     os.chdir(tmp_path_factory.mktemp("cwd"))
-    cache = os.environ.get("FASTCONV_CACHE")
-    os.environ["FASTCONV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    names = ("FASTCONV_CACHE", "XDG_CACHE_HOME")
+    caches = {name: os.environ.pop(name, None) for name in names}
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["PYTHONPATH"] = str(pathlib.Path(fastconv.__file__).resolve().parent.parent)
     yield
     os.chdir(before)
@@ -37,7 +38,7 @@ def away_from_the_sources(tmp_path_factory):
         del os.environ["PYTHONPATH"]
     else:
         os.environ["PYTHONPATH"] = path
-    if cache is None:
-        del os.environ["FASTCONV_CACHE"]
-    else:
-        os.environ["FASTCONV_CACHE"] = cache
+    for name, value in caches.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

@@ -16,10 +16,11 @@ from fastconv.plan import bands, lowering
 from fastconv.runtime.engine import Engine
 
 
-def chain(draw_layers, size, seed=0, images=1, extra_outputs=()):
+def chain(draw_layers, size, seed=0, images=1, extra_outputs=(), channels=5):
     """A graph of convolutions and pools, one after the other, behind one more that feeds them."""
     rng = np.random.default_rng(seed)
-    nodes, consts, channels = [], {}, 5
+    nodes, consts = [], {}
+    x = rng.standard_normal((images, channels, *size)).astype(np.float32)
     name = "x"
     for k, (kind, kernel, stride, pad, dilation, filters) in enumerate(draw_layers):
         window = dict(
@@ -42,7 +43,6 @@ def chain(draw_layers, size, seed=0, images=1, extra_outputs=()):
             channels = filters
         name = out
     nodes.append(Node(MaxPool(kernel_shape=(1, 1), strides=(1, 1)), [name], ["y"], "last"))
-    x = rng.standard_normal((images, 5, *size)).astype(np.float32)
     graph = Graph(
         "g", nodes, ["x"], ["y", *extra_outputs], consts, {"x": TensorType(x.dtype, x.shape)}
     )
@@ -59,21 +59,23 @@ def run(graph, x, isa, cut, monkey, threads=1):
 
 layers = st.tuples(
     st.sampled_from(["conv", "depthwise", "pool"]), st.integers(1, 4), st.integers(1, 3),
-    st.integers(0, 2), st.integers(1, 2), st.sampled_from([3, 16, 33]),
+    st.integers(0, 2), st.integers(1, 2), st.sampled_from([2, 3, 16, 33]),
 )  # fmt: skip
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(layers, min_size=2, max_size=4), st.integers(9, 40), st.integers(9, 20),
-       st.integers(1, 2), st.sampled_from([3000, 20000, 60000]))  # fmt: skip
-def test_any_chain_gives_the_same_bits_as_whole_steps(layers, height, width, images, room):
+@given(st.lists(layers, min_size=2, max_size=4), st.integers(9, 40), st.integers(9, 40),
+       st.integers(1, 2), st.sampled_from([3000, 20000, 60000]), st.integers(1, 5))  # fmt: skip
+def test_any_chain_gives_the_same_bits_as_whole_steps(
+    layers, height, width, images, room, channels
+):
     size = [height, width]
     for _, kernel, stride, pad, dilation, _ in layers:
         reach = (kernel - 1) * dilation + 1
         if pad >= kernel or min(size) + 2 * pad < reach:
             return
         size = [(s + 2 * pad - reach) // stride + 1 for s in size]
-    graph, x = chain(layers, (height, width), images=images)
+    graph, x = chain(layers, (height, width), images=images, channels=channels)
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr(bands, "BAND_BYTES", room)
         monkey.setattr(bands, "MOST_ANEW", 9.0)
@@ -103,6 +105,23 @@ def test_bands_take_less_memory_and_move_rows_that_they_share(monkeypatch):
     # Every row is computed once.
     rows = [s.params["oh"] for s in banded.steps if s.kernel == "depthwise"]
     assert sum(rows) == 64
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_first_layer_begins_a_band_but_one_of_few_channels_inside_does_not(threads, monkeypatch):
+    """What gathers its inputs finds its rows in a whole image."""
+    layers = [("conv", 3, 1, 1, 1, 4), ("conv", 3, 1, 1, 1, 16), ("conv", 1, 1, 0, 1, 8)]
+    graph, x = chain(layers, (64, 64), channels=3)
+    monkeypatch.setattr(bands, "BAND_BYTES", 30_000)
+    for isa in ISAS:
+        whole, _ = run(graph, x, isa, False, monkeypatch)
+        cut, plan = run(graph, x, isa, True, monkeypatch, threads)
+        np.testing.assert_array_equal(cut["y"], whole["y"])
+    rows = [[s.params["oh"] for s in plan.steps if s.node and s.node.name == f"conv{k}"
+             and s.kernel == "conv_few"] for k in range(2)]  # fmt: skip
+    assert rows[0] == [64]
+    assert len(rows[1]) > 1
+    assert sum(rows[1]) == 64
 
 
 @pytest.mark.parametrize("extra", ["v0", "v1"])

@@ -330,7 +330,8 @@ def test_info(call):
     assert found["isa"]["chosen"] in found["isa"]["runnable"]
     names = ("ISA", "THREADS", "PLANS", "CACHE")
     assert set(found["knobs"]) == {f"FASTCONV_{name}" for name in names}
-    assert found["tuned"] == {"folder": os.environ["FASTCONV_CACHE"], "files": 0}
+    folder = os.path.join(os.environ["XDG_CACHE_HOME"], "fastconv")
+    assert found["tuned"] == {"folder": folder, "files": 0}
     assert found["packages"]["numpy"] == np.__version__
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import text
 from .common import (
+    add_cache,
     add_input,
     add_json,
     add_model,
@@ -52,6 +53,7 @@ def add_parser(commands: Any) -> None:
     add_shape(parser)
     add_input(parser)
     add_threads(parser)
+    add_cache(parser)
     parser.add_argument(
         "--runs",
         type=whole(1, 1_000_000),

@@ -90,6 +90,17 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """The --cache option."""
+    parser.add_argument(
+        "--cache",
+        action="store_const",
+        const=True,
+        help="start from the finished plans of an earlier start, or keep them for the next one, "
+        "in the user's cache folder (or the one that FASTCONV_CACHE names)",
+    )
+
+
 def add_shape(parser: argparse.ArgumentParser) -> None:
     """The --shape option, which :func:`parse_shapes` reads."""
     parser.add_argument(
@@ -127,6 +138,7 @@ def load_model(args: argparse.Namespace, **options: Any) -> Model:
 
     options.setdefault("fallback", getattr(args, "fallback", "allow"))
     options.setdefault("weights", getattr(args, "weights", "float32"))
+    options.setdefault("cache", getattr(args, "cache", False))
     return Model(args.model, getattr(args, "threads", None), **options)
 
 

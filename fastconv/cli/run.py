@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import text
 from ..errors import FastconvError, ImageError, InputError, OptionError
 from .common import (
+    add_cache,
     add_input,
     add_json,
     add_model,
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
         help="images per run (default 1, or what the model fixes)",
     )
     add_threads(parser)
+    add_cache(parser)
     add_json(parser)
     parser.add_argument(
         "--verbose",

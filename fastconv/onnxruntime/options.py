@@ -20,7 +20,9 @@ from .errors import argument, refused
 CPU = "CPUExecutionProvider"
 
 #: Session configuration entries of fastconv's own: arguments of :func:`fastconv.load`.
-OWN_ENTRIES = ("fastconv.accuracy", "fastconv.fallback", "fastconv.memory_limit")
+OWN_ENTRIES = (
+    "fastconv.accuracy", "fastconv.cache", "fastconv.fallback", "fastconv.memory_limit"
+)  # fmt: skip
 
 
 class _Options:
@@ -152,8 +154,9 @@ class SessionOptions(_Options):
     def add_session_config_entry(self, key: str, value: str) -> None:
         """Store a configuration entry.
 
-        ``fastconv.memory_limit``, ``fastconv.accuracy`` and ``fastconv.fallback`` are the arguments
-        of :func:`fastconv.load`; no other entry has an effect.
+        ``fastconv.memory_limit``, ``fastconv.accuracy``, ``fastconv.fallback`` and
+        ``fastconv.cache`` (a folder, or "1" or "0") are the arguments of :func:`fastconv.load`; no
+        other entry has an effect.
         """
         self._add(key, value)
 
@@ -260,7 +263,8 @@ class SessionOptions(_Options):
             if key not in OWN_ENTRIES:
                 raise OptionError(f"config entry {key!r}: expected one of {', '.join(OWN_ENTRIES)}")
             number = key == "fastconv.memory_limit" and value.isdecimal()
-            arguments[key.partition(".")[2]] = int(value) if number else value
+            switch = {"0": False, "1": True} if key == "fastconv.cache" else {}
+            arguments[key.partition(".")[2]] = int(value) if number else switch.get(value, value)
         return arguments
 
 

@@ -12,10 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import FastconvError, InputError, OptionError
-from ..graph import Sym, TensorType
-from ..importer.defs import DATA_TYPES, ValueDef
-from ..importer.foreign import Foreign
-from ..model import Model, TensorInfo, info
+from ..model import Model, TensorInfo
 from .binding import IOBinding
 from .devices import OrtEpDevice, OrtMemoryInfo, get_available_providers, get_ep_devices
 from .errors import Fail, InvalidArgument, argument, of_load, of_run, refused, status
@@ -118,9 +115,9 @@ class InferenceSession(Session):
         self._source = model._source
         self._model_path = model._source if isinstance(model._source, str) else None
         self._model_bytes = model._source if isinstance(model._source, bytes) else None
-        values = {v.name: v for v in model.definition.graph.outputs}
         args = [node_arg(i) for i in model.inputs]
-        results = [_output(o, values.get(o.name), model) for o in model.outputs]
+        stated = model.stated_outputs()
+        results = [_output(o, s) for o, s in zip(model.outputs, stated, strict=True)]
         if options._dimensions:
             _override(model, options._dimensions)
             args = [_fixed(a, options._dimensions) for a in args]
@@ -459,10 +456,10 @@ def _check_providers(providers: Any, options: Any) -> None:
             )
 
 
-def node_arg(value: TensorInfo, kind: str = "tensor", elem_type: int | None = None) -> NodeArg:
+def node_arg(value: TensorInfo, kind: str = "tensor", element: str | None = None) -> NodeArg:
     """A model input or output as onnxruntime describes it."""
-    if elem_type is not None:
-        name = DATA_TYPES.get(elem_type, "?").lower()
+    if element is not None:
+        name = element
     elif value.dtype is None:
         name = "?"
     else:
@@ -474,20 +471,12 @@ def node_arg(value: TensorInfo, kind: str = "tensor", elem_type: int | None = No
     return NodeArg(value.name, name, list(value.shape or ()))
 
 
-def _output(value: TensorInfo, stated: ValueDef | None, model: Model) -> NodeArg:
+def _output(value: TensorInfo, stated: tuple[Any, str, str | None] | None) -> NodeArg:
     """An output with the shape that the file states, and sizes where only inference knows them."""
     if stated is None:
         return node_arg(value)
-    if stated.shape is not None:
-        dims = list(stated.shape)
-        inferred = model.graph.type_of(value.name).shape
-        if inferred is not None and len(inferred) == len(dims):
-            dims = [
-                i if isinstance(i, int) and not isinstance(s, int) else s
-                for s, i in zip(dims, inferred, strict=True)
-            ]
-        value = value._replace(shape=tuple(dims))
-    return node_arg(value, stated.kind, stated.elem_type)
+    shape, kind, element = stated
+    return node_arg(value._replace(shape=shape), kind, element)
 
 
 def _fixed(arg: NodeArg, sizes: Mapping[str, int]) -> NodeArg:
@@ -498,14 +487,14 @@ def _fixed(arg: NodeArg, sizes: Mapping[str, int]) -> NodeArg:
 def _override(model: Model, sizes: Mapping[str, int]) -> None:
     """Put numbers in the place of named dimensions of the inputs."""
 
-    def fix(t: TensorType) -> TensorType:
+    def fix(t: TensorInfo) -> TensorInfo:
         if t.shape is None:
             return t
-        dims = tuple(sizes.get(str(d), d) if isinstance(d, Sym) else d for d in t.shape)
-        return TensorType(t.dtype, dims)
+        dims = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in t.shape)
+        return t._replace(shape=dims)
 
     model._types = {n: fix(t) for n, t in model._types.items()}
-    model.inputs = [info(n, t) for n, t in model._types.items()]
+    model.inputs = list(model._types.values())
 
 
 def _check_foreign(model: Model) -> None:
@@ -514,6 +503,10 @@ def _check_foreign(model: Model) -> None:
     Raises:
         UnsupportedError: it lacks an operator, or the onnx package is missing.
     """
+    if not model._foreign:
+        return
+    from ..importer.foreign import Foreign
+
     for node in model.graph.nodes:
         if isinstance(node.op, Foreign) and "_session" not in node.op.__dict__:
             object.__setattr__(node.op, "_session", node.op._make_session())

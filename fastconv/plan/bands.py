@@ -130,6 +130,7 @@ def linked(
     assert y is not None
     return (
         x is not None
+        and steps[i + 1].kernel != "conv_few"  # it looks for its rows in a whole input
         and x == y
         and y.layout == CHANNELS_LAST
         and y.start == 0
@@ -381,4 +382,6 @@ def append(low: Lowering, new: Step, work: int, whole: Step) -> None:
     """Append a step, shared by threads as its work deserves, at most as the whole one was."""
     new.threads = min(whole.threads, low.threads_for(work))
     new.pieces = cut(new.threads, work, None, new.places)
+    if any(q is not None and (q.buffer.parts or 0) > new.threads for q in new.places):
+        new.pieces = new.threads  # each has the scratch memory of its number
     low.steps.append(new)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from _thread import allocate_lock
 
 from ..errors import MemoryLimitError
-from .executor import Arena
+from .executor import Arena, forget_teams
 
 #: Arenas grow in steps of one part in this many, so that slightly larger inputs find one that fits.
 STEPS = 8
@@ -13,6 +15,19 @@ STEPS = 8
 HUGE = 4 << 20
 #: ``MADV_POPULATE_WRITE`` of Linux, which ``mmap`` does not name; and a size that pages divide.
 POPULATE_WRITE, PAGE = 23, 4096
+
+_all: weakref.WeakSet[Arenas] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: no lock is held, and the helping threads stayed with the parent."""
+    forget_teams()
+    for arenas in list(_all):
+        arenas._lock = allocate_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Arenas:
@@ -35,10 +50,7 @@ class Arenas:
         self.peak = 0
         self._free: list[Arena] = []
         self._lock = allocate_lock()
-
-    def after_fork(self) -> None:
-        """In a forked child: no thread holds the lock."""
-        self._lock = allocate_lock()
+        _all.add(self)
 
     def take(self, size: int) -> Arena | None:
         """An arena of ``size`` bytes or more; None for 0 bytes.

@@ -21,10 +21,8 @@ from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
 from .arenas import Arenas
-from .executor import Context, Program, Runner, forget_teams
-
-#: Raises to end a run.
-Check = Callable[[], object] | None
+from .executor import Context, Program, Runner
+from .ready import Check, Opaque, Ready
 
 #: Views of one arena that Python steps keep.
 MAX_VIEWS = 1024
@@ -36,90 +34,35 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """In a forked child: no lock is held, and the helping threads stayed with the parent."""
-    forget_teams()
+    """In a forked child: no lock is held."""
     for engine in list(_engines):
         engine._lock = allocate_lock()
-        engine.arenas.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Prepared:
+class Prepared(Ready):
     """A plan with its program and the contexts that wait to be used again."""
 
     def __init__(self, plan: Plan, arenas: Arenas) -> None:
-        self.arenas = arenas
         steps = [
             (*entry, None if step.function is None else python_function(step))
             for step, entry in zip(plan.steps, plan.entries, strict=True)
         ]
         used = max((s.threads for s in plan.steps), default=1)
+        program = Program(steps, plan.arena_size, plan.keep, used)
+        super().__init__(program, plan.externals, plan.results, plan.types, arenas)
         self.plan = plan
-        self.program = Program(steps, plan.arena_size, plan.keep, used)
-        self.pool: list[Context] = []
-        self.n_externals = len(plan.externals)
-        index = {name: i for i, name in enumerate(plan.externals)}
-        results = set(plan.results)
-        self.inputs = [(i, name) for name, i in index.items() if name not in results]
-        self.outputs: list[tuple[int, str, Any, Any]] = [
-            (index[name], name, plan.types[name].shape, plan.types[name].dtype)
-            for name in plan.results
-        ]
         #: Whether the results are all of the graph's outputs, with nothing left to do.
-        self.hot: Runner | None = None
         self.complete = not plan.known and not plan.eager and plan.rest is None
 
-    def runner(self, graph: Graph) -> Runner | None:
-        """The short way to run this plan; None where there is more to do than to run it."""
+    def whole(self, graph: Graph) -> bool:
+        """Whether there is nothing to do but to run it."""
         inputs = dict.fromkeys(name for _, name in self.inputs)
-        whole = list(inputs) == graph.inputs and list(self.plan.results) == graph.outputs
-        if not (self.complete and whole):
-            return None
-        types = self.plan.types
-        ins: list[tuple[int, str, tuple[int, ...], np.dtype[Any]]] = []
-        for i, name in self.inputs:
-            shape, dtype = types[name].shape, types[name].dtype
-            if shape is None or dtype is None or dtype.kind not in "biuf":
-                return None
-            ins.append((i, name, tuple(int(d) for d in shape), dtype))  # type: ignore[arg-type]
-        return Runner(
-            self.program, self.n_externals, tuple(ins), tuple(self.outputs), self.pool, self.arenas
-        )
-
-    def run(
-        self, feeds: Mapping[str, np.ndarray], times: np.ndarray | None, check: Check = None
-    ) -> dict[str, Any]:
-        """Run once; returns the plan's results by name."""
-        externals: list[Any] = [None] * self.n_externals
-        for i, name in self.inputs:
-            externals[i] = feeds[name]
-        result = {}
-        try:
-            for i, name, shape, dtype in self.outputs:
-                result[name] = externals[i] = np.empty(shape, dtype)
-        except MemoryError as e:
-            raise MemoryLimitError(f"cannot allocate the outputs: {e}") from None
-        self._run(externals, times, check)
-        return result
-
-    def _run(self, externals: list[Any], times: np.ndarray | None, check: Check) -> None:
-        arena = self.arenas.take(self.program.arena_size)
-        try:
-            try:
-                context = self.pool.pop()
-            except IndexError:
-                context = Context(self.program)
-            try:
-                context.run(externals, arena, times, check)
-            finally:
-                self.pool.append(context)
-        except MemoryError as e:
-            raise e if isinstance(e, MemoryLimitError) else MemoryLimitError(str(e)) from None
-        finally:
-            self.arenas.give(arena)
+        same = list(inputs) == graph.inputs and list(self.plan.results) == graph.outputs
+        return self.complete and same
 
 
 def python_function(step: Step) -> Callable[[Context, list[Any]], None]:
@@ -224,7 +167,8 @@ class Engine:
                     self.strict, self.choices, self.half,
                 )  # fmt: skip
                 prepared = Prepared(plan, self.arenas)
-                prepared.hot = prepared.runner(self.graph)
+                if prepared.whole(self.graph):
+                    prepared.hot = prepared.runner(plan.types)
                 if self._used is not None and self._used in self._plans:
                     self._plans.move_to_end(self._used)
                 while len(self._plans) >= self.max_plans:
@@ -316,16 +260,6 @@ class Engine:
         for n in rest.inputs:
             feeds[n] = fed(values[n] if n in values else self.graph.consts[n])
         return engine.run(feeds, profile, check)
-
-
-class Opaque:
-    """A fed value that is no tensor (a sequence, an absent optional): only Python nodes read it."""
-
-    shape = None
-    dtype = None
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def fed(value: Any) -> Any:

@@ -143,9 +143,9 @@ class Shape:
         )
 
 
-def unit_cycles(s: Shape, rows: int, panels: int) -> float:
+def unit_cycles(s: Shape, steps: int, scale_rows: int, rows: int, panels: int) -> float:
     """An estimate of the processor cycles of one unit of work: ``rows`` output rows of an image by
-    ``panels``."""
+    ``panels`` of so many steps."""
     kh, kw = s.kernel
     border = 1 + min(kw - 1, 2) / (2 * s.ow)
     groups, rest = divmod(ceil(rows * s.ow * border / 16), 2)
@@ -153,28 +153,38 @@ def unit_cycles(s: Shape, rows: int, panels: int) -> float:
     if not s.pointwise:
         halo = (kh - 1) * s.dilations[0] + 1
         inputs = ((rows - 1) * s.strides[0] + halo) * s.w
-        seen = ((s.scale_rows() - 1) * s.strides[0] + halo) * s.w - inputs
+        seen = ((scale_rows - 1) * s.strides[0] + halo) * s.w - inputs
     return (
         UNIT
         + s.blocks * (inputs * SPLIT_PIXEL + seen * SCAN_PIXEL)
-        + panels * s.steps() * (ARRIVAL + max(WEIGHTS, groups * STEP + rest * HALF_STEP))
+        + panels * steps * (ARRIVAL + max(WEIGHTS, groups * STEP + rest * HALF_STEP))
         + panels * rows * s.ow * STORE
     )
 
 
+def parts_of(whole: int) -> list[int]:
+    """Every ``ceil(whole / k)``, descending."""
+    found = [whole]
+    while found[-1] > 1:
+        found.append(ceil(whole / ceil(whole / (found[-1] - 1))))
+    return found
+
+
+@lru_cache(maxsize=1024)
 def shared(s: Shape, threads: int) -> tuple[float, int, int]:
     """How threads share the images: estimated cycles, and a unit's rows and panels."""
-    panels = ceil(s.filters / PANEL)
+    panels, steps = ceil(s.filters / PANEL), s.steps()
     block = s.oh if s.pointwise else s.scale_rows()
     most_rows = max(1, SPLIT_BYTES // (s.blocks * DIGITS * 64 * s.ow)) if s.pointwise else block
+    widths = [each for each in parts_of(panels) if ceil(panels / each) <= threads]
     best = (float("inf"), 1, 1)
-    for rows in sorted({ceil(block / k) for k in range(1, block + 1)}, reverse=True):
+    for rows in parts_of(block):
         if rows > most_rows:
             continue
         blocks = s.n * ceil(s.oh / block) * ceil(block / rows)
-        for each in sorted({ceil(panels / k) for k in range(1, min(panels, threads) + 1)}):
+        for each in widths:
             units = blocks * ceil(panels / each)
-            cycles = ceil(units / threads) * unit_cycles(s, rows, each)
+            cycles = ceil(units / threads) * unit_cycles(s, steps, block, rows, each)
             best = min(best, (cycles, rows, each))
         if blocks > 4 * threads:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -94,6 +95,16 @@ def unit_cycles(shape: Shape, tiles: int, panels: int) -> float:
     )
 
 
+@lru_cache(maxsize=1024)
+def shared(shape: Shape, threads: int) -> tuple[int, int]:
+    """A unit's tiles and panels; see ``winograd.share_tiles``."""
+    most, panels = tiles_of_block(shape), ceil(shape.filters / PANEL)
+    return winograd.share_tiles(
+        threads, tiles_of(shape), most, panels, lambda some, each: unit_cycles(shape, some, each),
+        ceil(panels * most * POINTS * PANEL * 4 / PRODUCT_BYTES),
+    )  # fmt: skip
+
+
 def pack(w: np.ndarray, isa: str) -> np.ndarray:
     """``[filters][channels][3][3]`` → bytes: the digits of all transformed weights, see
     ``pack_digits``, by panel and point, then what they count, as float32 [panel][point][PANEL]."""
@@ -135,9 +146,7 @@ def lower(
     groups = ceil(panels * block_tiles * POINTS * PANEL * 4 / PRODUCT_BYTES)
     block_panels = ceil(panels / min(panels, groups))
     if threads > 1:
-        block_tiles, block_panels = winograd.share_tiles(
-            threads, tiles, block_tiles, panels, lambda some, each: unit_cycles(shape, some, each)
-        )
+        block_tiles, block_panels = shared(shape, threads)
     tall = ceil(block_tiles / TALL) * TALL
     line = ceil(shape.channels / 16) * 16
     per_point = checked_size((shape.blocks, DIGITS, tall), 64, "digits")

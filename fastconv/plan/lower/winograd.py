@@ -7,6 +7,7 @@ fetching the weights, which F(4×4) has four times as many of.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import ceil, prod
 from typing import Any
 
@@ -94,7 +95,12 @@ def tiles_of_block(low: Lowering, tiles: int) -> int:
 
 
 def share_tiles(
-    threads: int, tiles: int, most: int, panels: int, unit: Callable[[int, int], float]
+    threads: int,
+    tiles: int,
+    most: int,
+    panels: int,
+    unit: Callable[[int, int], float],
+    groups: int = 1,
 ) -> tuple[int, int]:
     """How threads share tiles (``most`` at a time) and panels of filters: a unit's of each.
 
@@ -104,18 +110,35 @@ def share_tiles(
         most: the most tiles of a unit.
         panels: how many.
         unit: the cost of a unit of so many tiles and panels.
+        groups: so many groups of panels may be needed, though there be fewer threads.
     """
     best = (float("inf"), 0, 0)
     least = ceil(tiles / most)
+    some_panels = sorted(
+        {ceil(panels / g) for g in range(1, min(panels, max(threads, groups)) + 1)}
+    )
     for k in range(least, min(tiles, least + 2 * threads) + 1):
         some = ceil(tiles / k)
-        for g in range(1, min(panels, threads) + 1):
-            each = ceil(panels / g)
+        for each in some_panels:
             units = ceil(tiles / some) * ceil(panels / each)
             # (What is nearly as fast in fewer units is better.)
             cost = ceil(units / threads) * unit(some, each) * (1 + 0.02 * units / threads)
             best = min(best, (cost, -some, each))
     return -best[1], best[2]
+
+
+@lru_cache(maxsize=1024)
+def shared(
+    threads: int, tiles: int, most: int, panels: int, channels: int, nr: int
+) -> tuple[int, int]:
+    """A unit's tiles and panels, of ``nr`` filters; see ``share_tiles``."""
+
+    # (Each unit transforms its input for itself.)
+    def unit(some: int, each: int) -> float:
+        products = channels * each * nr * (some + FETCH)
+        return products + TRANSFORM * some * (channels + each * nr)
+
+    return share_tiles(threads, tiles, most, panels, unit)
 
 
 def transform_weights(w: np.ndarray, m: int, isa: str) -> np.ndarray:
@@ -180,12 +203,7 @@ def lower(
     threads = low.threads_for(macs)
     block_tiles, block_panels = ceil(tiles / blocks), panels
     if threads > 1:
-        # (Each unit transforms its input for itself.)
-        block_tiles, block_panels = share_tiles(
-            threads, tiles, block_tiles, panels,
-            lambda some, each: channels * each * nr * (some + FETCH)
-            + TRANSFORM * some * (channels + each * nr),
-        )  # fmt: skip
+        block_tiles, block_panels = shared(threads, tiles, block_tiles, panels, channels, nr)
     row = -(-channels // 16) * 16 + block_panels * nr
     scratch = low.scratch(
         checked_size((threads, (m + 2) ** 2, block_tiles, row), 4, "tiles"), threads
