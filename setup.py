@@ -28,7 +28,11 @@ GENERATED = pathlib.Path("build") / "cython"
 #: Kernel sources; those named after an instruction set (``amx_conv``) are compiled for it alone.
 SOURCES = sorted(p.stem for p in (ROOT / KERNELS).glob("[a-z]*.pyx"))
 #: Compiled once, for the lowest instruction set.
-PLAIN = ["fastconv/kernels/_cpu.pyx", "fastconv/runtime/executor.pyx"]
+PLAIN = [
+    "fastconv/kernels/_cpu.pyx",
+    "fastconv/plan/tape.pyx",
+    "fastconv/runtime/executor.pyx",
+]
 ISAS = {
     "x86_64": {
         "base": ["-march=x86-64"],

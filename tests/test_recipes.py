@@ -20,7 +20,7 @@ from fastconv.graph.ops.shape import Flatten, Reshape
 from fastconv.plan import PackCache, make_plan
 from fastconv.plan.choice import Choices
 from fastconv.plan.memory import CONST
-from fastconv.plan.recipes import Recipes, follow
+from fastconv.plan.recipes import MOST_CHOICES, MOST_RECIPES, Recipes, follow
 from fastconv.runtime.engine import Engine
 
 F32 = np.dtype(np.float32)
@@ -53,8 +53,8 @@ def followed(monkeypatch):
     """The names of the nodes whose steps came by a recipe."""
     names = []
 
-    def note(low, kind, recipe):
-        done = follow(low, kind, recipe)
+    def note(low, kind, recipe, *found, **more):
+        done = follow(low, kind, recipe, *found, **more)
         if done:
             names.append(kind.node.name)
         return done
@@ -121,7 +121,7 @@ def test_what_does_not_depend_on_the_image_is_not_lowered_again(followed):
         planned(graph, image(size, size), packs)
     followed.clear()
     planned(graph, image(31, 17), packs)
-    assert followed == ["s0"]
+    assert "s0" in followed
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -221,3 +221,36 @@ def test_inputs_that_share_memory_are_not_taken_for_ones_that_do_not():
         nodes.append(Node(LeakyRelu(), [f"c{k}"], [f"y{k}"], f"y{k}"))
         outputs.append(f"y{k}")
     same_as_without(nodes, consts, ["x0", "x1"], outputs)
+
+
+@pytest.mark.parametrize(("isa", "threads"), [(isa, t) for isa in ISAS for t in (1, 2)])
+def test_plans_of_any_sizes_are_as_they_are_without_recipes(isa, threads):
+    rng = np.random.default_rng(4)
+    graph = blocks(rng, 2, Activation("clip", 0.0, 6.0))
+    packs = PackCache()
+    draw = random.Random(5)
+    for _ in range(16):
+        types = image(draw.randint(1, 90), draw.randint(1, 90))
+        want = described(planned(graph, types, packs, threads, isa, recipes=False))
+        assert described(planned(graph, types, packs, threads, isa)) == want
+
+
+def test_new_sizes_are_planned_without_lowering_a_node_again(followed):
+    graph = blocks(np.random.default_rng(6), 2)
+    packs = PackCache()
+    for size in range(40, 64, 4):
+        planned(graph, image(size, size + 8), packs, isa=ISAS[0])
+    followed.clear()
+    planned(graph, image(53, 59), packs, isa=ISAS[0])
+    assert {n.name for n in graph.nodes if type(n.op) is Conv} <= set(followed)
+
+
+def test_what_is_kept_of_a_graph_is_bounded():
+    graph = blocks(np.random.default_rng(7), 1)
+    packs = PackCache()
+    draw = random.Random(8)
+    for _ in range(120):
+        planned(graph, image(draw.randint(1, 300), draw.randint(1, 300)), packs)
+    (recipes,) = (r for r in packs.recipes.values() if isinstance(r, Recipes))
+    assert max(map(len, recipes._traced.values())) <= MOST_CHOICES
+    assert len(recipes._traced) + len(recipes._recipes) <= 2 * MOST_RECIPES

@@ -228,15 +228,15 @@ def broadcast(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
         for s in shapes:
             i = k - (rank - len(s))
             d = s[i] if i >= 0 else 1
-            if type(d) is int and d == 1:
+            if isinstance(d, int) and d == 1:
                 continue
-            if type(size) is int and size == 1:
+            if isinstance(size, int) and size == 1:
                 size = d
-            elif type(d) is int and type(size) is int:
+            elif isinstance(d, int) and isinstance(size, int):
                 need(d == size, lambda: f"shapes {' and '.join(map(str, shapes))} do not broadcast")
-            elif type(d) is int:
+            elif isinstance(d, int):
                 size = d  # a symbol beside a number greater than 1 must equal it
-            elif type(size) is not int and size != d:
+            elif not isinstance(size, int) and size != d:
                 size = None  # two symbols: either may be 1
         result.append(size)
     return tuple(result)

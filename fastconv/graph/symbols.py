@@ -99,6 +99,6 @@ def is_static(shape: tuple[Dim, ...] | None) -> bool:
     if shape is None:
         return False
     for d in shape:  # noqa: SIM110  (a generator takes three times as long)
-        if type(d) is not int:
+        if not isinstance(d, int):
             return False
     return True

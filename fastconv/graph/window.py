@@ -12,6 +12,7 @@ from typing import Any
 from ..records import record
 from .op import need
 from .symbols import Dim
+from .tracing import settled
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
@@ -127,7 +128,7 @@ def _resolve(
         extent = (ks[a] - 1) * ds[a] + 1
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             n = (size + ss[a] - 1) // ss[a]
-            total = max(0, (n - 1) * ss[a] + extent - size)
+            total = settled(max(0, (n - 1) * ss[a] + extent - size))
             small = total // 2
             begin[a] = small if auto_pad == "SAME_UPPER" else total - small
             end[a] = total - begin[a]

@@ -29,7 +29,7 @@ from .packing import PackCache, address, aligned_copy
 from .packing import aligned_empty as aligned_empty  # what lowerings pack with
 from .packing import aligned_zeros as aligned_zeros
 from .packing import mapping as mapping
-from .recipes import Made, Part
+from .recipe import Made, Part
 from .slices import Slice
 
 F32 = np.dtype(np.float32)
@@ -47,7 +47,8 @@ PIECE_WORK = 1 << 17
 class Step:
     """One kernel call, or one Python function call, of a plan.
 
-    ``part`` is what it is in a recipe, if it came by one or became one.
+    ``part`` is what it is in a recipe, if it came by one or became one; ``packed`` its parameter
+    struct, if that is known already.
     """
 
     kernel: str
@@ -60,6 +61,7 @@ class Step:
     function: Callable[[Sequence[np.ndarray | None]], Sequence[np.ndarray]] | None = None
     n_outputs: int = 1
     part: Part | None = None
+    packed: bytes | None = None
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Step:
         self.function = function
         self.n_outputs = n_outputs
         self.part = None
+        self.packed = None
 
 
 LowerFunction = Callable[["Lowering", Node], Any]
@@ -197,6 +200,9 @@ class Lowering:
         threads: the most threads a step may use.
         choices: decides between alternatives (:meth:`choose`).
         half: whether weights of fully-connected layers are stored in half precision.
+        again: lowers a node by a recipe if there is one.
+        due: values that are not to be postponed any more.
+        computes: how many values were computed after having been postponed.
     """
 
     graph: Graph
@@ -219,6 +225,10 @@ class Lowering:
     node: Node | None = None
     keep: list[np.ndarray] = field(default_factory=list)
     fresh: dict[Hashable, Made] = field(default_factory=dict)
+    traced: int = 0
+    again: Callable[[Node], None] | None = None
+    due: set[str] = field(default_factory=set)
+    computes: int = 0
 
     # What a node's inputs and outputs are.
 
@@ -255,23 +265,31 @@ class Lowering:
         A reader that can do the scaling itself asks for it with :meth:`scaled`; for any other, the
         value's steps are appended when it first asks where the value lies.
         """
-        self.postponed[name] = scaled
+        if name in self.due:
+            scaled.emit()
+        else:
+            self.postponed[name] = scaled
 
     def scaled(self, name: str) -> Scaled | None:
         """How a value comes from another, unless it has been computed."""
         return self.postponed.get(name)
 
-    def _compute(self, name: str) -> None:
+    def compute(self, name: str) -> None:
         """Append the steps of a value that was postponed."""
         scaled = self.postponed.pop(name)
+        self.computes += 1
         node, self.node = self.node, scaled.node
-        scaled.emit()
+        self.due.add(name)
+        if self.again is not None and scaled.node is not None:
+            self.again(scaled.node)  # which, this time, postpones nothing
+        else:
+            scaled.emit()
         self.node = node
 
     def layout_of(self, name: str) -> str:
         """The layout in which a value was computed; constants count as plain."""
         if name in self.postponed:
-            self._compute(name)
+            self.compute(name)
         for layout in (CHANNELS_LAST, FLAT, PLAIN):
             if (name, layout) in self.places:
                 return layout
@@ -286,7 +304,7 @@ class Lowering:
             dense: whether pixels must follow one another without a gap.
         """
         if name in self.postponed:
-            self._compute(name)
+            self.compute(name)
         if layout is None:
             layout = self.layout_of(name)
         have = self.places.get((name, layout))
@@ -449,6 +467,10 @@ class Lowering:
         array = np.ascontiguousarray(array)  # which makes a list of a scalar
         self.keep.append(array)
         return Place(Buffer(CONST, array.nbytes, array), 0, shape, array.dtype)
+
+    def computed(self, function: Callable[..., np.ndarray], *sizes: Any) -> Place:
+        """A constant that ``function`` makes of numbers alone (and of what hashes)."""
+        return self.constant(function(*sizes))
 
     def packed(self, key: tuple[Hashable, ...], make: Callable[[], np.ndarray]) -> Place:
         """A constant made once per model from weights: ``make()`` runs when ``key`` is new.

@@ -18,7 +18,7 @@ ALIGN = 64
 ARENA, CONST, EXTERNAL, ABSENT = 0, 1, 2, 3
 
 
-@record(eq=False)
+@record(eq=False, slots=True)
 class Buffer:
     """A piece of memory.
 

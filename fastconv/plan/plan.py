@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,14 @@ def make_plan(
     isa = isa or kernels.chosen_isa()
     choices = choices or Choices()
     recipes = recipes_of(graph, packs, choices, (threads, isa, strict, half), not half)
-    ready, late = resolve(graph, types, known, limit, recipes)
+    found = None if recipes is None else recipes.resolved(types)
+    if found is not None:
+        ready: list[Node] = found
+        late: list[Node] = []
+    else:
+        ready, late = resolve(graph, types, known, limit, recipes)
+        if recipes is not None and len(known) == len(graph.consts) and ready == graph.nodes:
+            recipes.keep_resolved(types)
     eager, rest = _cut(graph, late)
     wanted = list(dict.fromkeys([*graph.outputs, *_needed(eager, rest)]))
     results = [w for w in wanted if w in types and w not in known and w not in inputs]
@@ -104,6 +112,8 @@ def make_plan(
         low.places[name, PLAIN] = place
     live = _live(ready, results)
     low.slices = _slices(low, live, set(inputs))
+    if recipes is not None:
+        low.again = partial(recipes.lower, low, whole=_lower)
     for node in live:
         low.node = node
         try:
@@ -134,7 +144,7 @@ def make_plan(
         if s.function is None:
             k = table[s.kernel]
             part = s.part
-            params = None if part is None else part.packed
+            params = s.packed if part is None else part.packed
             if params is None:
                 try:
                     params = k.pack(**s.params)

@@ -19,8 +19,7 @@ part of a Concat's buffer, a Python step) makes none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from itertools import islice
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,18 +28,30 @@ from ..graph import Graph, Node, Op, TensorType
 from ..graph.ops.binary import Add, Div, Max, Mean, Min, Mul, Sub, Sum
 from ..graph.ops.conv import Conv
 from ..records import record
-from . import lowering
 from .choice import Choices
-from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+from .recipe import (
+    LAYOUTS,
+    SCALE,
+    SCALED,
+    SHIFT,
+    Given,
+    Kind,
+    Made,
+    Recipe,
+    Whole,
+    follow,
+    position,
+    sources,
+    write,
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from .lowering import Lowering, Step
+    from .lowering import Lowering, Scaled
+    from .tape import Tape
 
 #: Results of shape rules, and recipes (some 5 kB each), that are kept for a graph; more than that:
 #: begin again.
 MOST, MOST_RECIPES = 1024, 1024
-#: A recipe keeps constants of so many bytes.
-SMALL_CONSTANT = 16 << 10
 #: Values computed from shapes are compared by their elements if they are as few as this.
 FEW_ELEMENTS = 16
 #: Operators, these very classes, whose lowerings ask of constants but their types, and whether the
@@ -48,66 +59,27 @@ FEW_ELEMENTS = 16
 SHAPES_ONLY = frozenset({Conv, Add, Sub, Mul, Div, Min, Max, Sum, Mean})
 #: Attributes that are equal only where they are the same.
 PLAIN_TYPES = frozenset({int, str, type(None)})
-#: Where a node's inputs lay before it was lowered: (input, layout, place).
-Given = list[tuple[int, str, Place]]
-#: Which part of a plan was made for a node: how much there was of it before and after.
-Made = tuple["Kind", Given, tuple[int, ...], tuple[int, ...]]
-LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
-
-#: Where a place of a recipe comes from.
-NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED = range(7)
+#: Recipes that are traced while one plan is made (each takes some times as long as lowering a
+#: node), recipes of different choices for one kind of node, and those of these that may hold for
+#: one size alone before nothing is traced any more.
+MOST_TRACED, MOST_CHOICES, MOST_NARROW = 16, 16, 2
 
 
 @record(slots=True)
-class Kind:
-    """What a node has in common with others that are planned alike.
+class Rules:
+    """The types of all values of a graph, as they follow from the sizes of its inputs.
 
     Attributes:
-        node: the node.
-        number: the same for all nodes of one kind; -1 where nothing may be kept.
-        varying: the inputs that are no constants of the graph, once each.
-        places: where these are among the inputs.
-        shapes_only: whether constants count by their types alone.
+        tape: gives the sizes.
+        names: the values that nodes compute.
+        indices: which of ``forms`` each has.
+        forms: dtype and shape of each type: a shape, or which outputs of the tape it is.
     """
 
-    node: Node
-    number: int
-    varying: tuple[str, ...]
-    places: tuple[int, ...]
-    shapes_only: bool
-
-
-@record(slots=True)
-class Part:
-    """One step of a recipe, and its parameter struct once that has been packed."""
-
-    kernel: str
-    params: Mapping[str, Any]
-    places: tuple[tuple[Any, ...], ...]
-    threads: int
-    macs: int
-    pieces: int
-    packed: bytes | None
-
-
-@record(slots=True)
-class Recipe:
-    """How a node of one kind is lowered.
-
-    Attributes:
-        buffers: size and parts of each arena buffer, in the order of their making.
-        locals: the places made: (where their memory is from, start, shape, dtype, …).
-        named: which of these belongs to which input or output, in which layout.
-        parts: the steps.
-        constants: by a node's id, the node and the constants behind ``locals`` (None for other
-            memory).
-    """
-
-    buffers: list[tuple[int, int | None]]
-    locals: list[tuple[Any, ...]]
-    named: list[tuple[bool, int, str, tuple[Any, ...]]]
-    parts: list[Part]
-    constants: dict[int, tuple[Node, list[Buffer | None]]]
+    tape: Tape
+    names: list[str]
+    indices: list[int]
+    forms: list[tuple[Any, Any]]
 
 
 class Recipes:
@@ -133,6 +105,10 @@ class Recipes:
         self.stored = {n: TensorType(a.dtype, a.shape) for n, a in graph.consts.items()}
         self.inferred: dict[Hashable, list[TensorType]] = {}
         self._recipes: dict[Hashable, Recipe | None] = {}
+        self._traced: dict[Hashable, list[Recipe]] = {}
+        self._narrow: dict[Hashable, int] = {}  # how often tracing led to nothing
+        self._rules: dict[Hashable, list[Rules]] = {}
+        self._untraced = 0
         self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
@@ -148,6 +124,8 @@ class Recipes:
         """Drop all that is known by the ids of nodes."""
         self._kinds.clear()
         self._recipes.clear()
+        self._traced.clear()
+        self._narrow.clear()
 
     def _kind(self, node: Node) -> Kind:
         op, consts = node.op, self.graph.consts
@@ -205,27 +183,98 @@ class Recipes:
             self.inferred.clear()
         self.inferred[key] = types
 
+    def resolved(self, types: dict[str, TensorType]) -> list[Node] | None:
+        """The graph's nodes, all types entered, if these follow from those of its inputs alone."""
+        key = []
+        sizes: list[int] = []
+        for name in self.graph.inputs:
+            t = types[name]
+            shape: Any = t.shape
+            if shape is None:
+                return None
+            key.append((t.dtype, len(shape), shape[:2]))
+            sizes += shape[2:]
+        for rules in self._rules.get(tuple(key), ()):
+            found = rules.tape.run(sizes)
+            if found is not None:
+                values = found[0]
+                made = [
+                    TensorType(dtype, tuple(values[s]) if type(s) is slice else s)
+                    for dtype, s in rules.forms
+                ]
+                types.update(zip(rules.names, [made[k] for k in rules.indices]))
+                return self.graph.nodes
+        return None
+
+    def keep_resolved(self, types: Mapping[str, TensorType]) -> None:
+        """Note how the types of all values follow from those of the inputs."""
+        if self._untraced >= MOST_NARROW:
+            return
+        from . import following
+
+        key = []
+        for name in self.graph.inputs:
+            t = types[name]
+            shape: Any = t.shape
+            if shape is None:
+                return
+            key.append((t.dtype, len(shape), shape[:2]))
+        rules = following.trace_rules(self.graph, types, self.stored)
+        if rules is None:
+            self._untraced += 1
+            return
+        if len(self._rules) >= MOST_CHOICES:
+            self._rules.clear()
+        choices = self._rules.setdefault(tuple(key), [])
+        choices.insert(0, rules)
+        del choices[MOST_CHOICES:]
+
     # Lowering.
 
     def lower(self, low: Lowering, node: Node, whole: Callable[[Lowering, Node], None]) -> None:
         """Append a node's steps: by a recipe if there is one, else as ``whole`` does.
 
-        What ``whole`` does becomes a recipe when a node of the same kind comes a second time.
+        What ``whole`` does becomes a recipe, for sizes for which the same is to be done; or where
+        that cannot be, for these sizes when a node of the same kind comes a second time.
         """
         kind = self.kind(node)
         given: Given = []
-        key = self._key(low, kind, given)
-        if key is None:
+        sizes: list[int] = []
+        general = self._key(low, kind, given, sizes)
+        if general is None:
             return whole(low, node)
+        matched = False
+        if sizes:
+            choices = self._traced.get(general, ())
+            for i, choice in enumerate(choices):
+                found = choice.tape.run(sizes)  # type: ignore[union-attr]
+                if found is not None:
+                    matched = True
+                    if i:
+                        choices.insert(0, choices.pop(i))  # type: ignore[union-attr]
+                    if choice.forces >= 0:
+                        low.compute(node.inputs[choice.forces])
+                        return self.lower(low, node, whole)
+                    if follow(low, kind, choice, found[0], found[1], whole):
+                        return None
+                    break
+        key = (general, *sizes)
         recipe = self._recipes.get(key, self)  # itself: none was tried
         if recipe is self and key in low.fresh:
             recipe = self._keep(key, low, low.fresh[key])
-        if isinstance(recipe, Recipe) and follow(low, kind, recipe):
+        if isinstance(recipe, Recipe) and follow(low, kind, recipe, whole=whole):
             return None
         before = position(low)
+        postponed = dict(low.postponed)
         whole(low, node)
         if recipe is self:
             made = kind, given, before, position(low)
+            if low.computes != before[4]:
+                if sizes and low.computes == before[4] + 1 and not matched:
+                    self._trace(low, general, sizes, made, postponed, whole)
+                return None
+            if sizes and not matched and self._trace(low, general, sizes, made, postponed, whole):
+                return None
             if hash(key) in self._seen:
                 self._keep(key, low, made)
             else:
@@ -235,53 +284,124 @@ class Recipes:
                 self._seen.add(hash(key))
         return None
 
+    def _trace(
+        self,
+        low: Lowering,
+        key: Hashable,
+        sizes: list[int],
+        made: Made,
+        postponed: Mapping[str, Scaled],
+        whole: Whole,
+    ) -> bool:
+        """Whether what was done for a node became a recipe for other sizes too."""
+        if low.traced >= MOST_TRACED or self._narrow.get(key, 0) >= MOST_NARROW:
+            return False
+        from . import following
+
+        low.traced += 1
+        if len(self._narrow) + len(self._traced) >= MOST_RECIPES:
+            self._narrow.clear()
+            self._traced.clear()
+        recipe, narrow = following.trace(low, made, sizes, postponed, whole)
+        if recipe is None or narrow:
+            self._narrow[key] = MOST_NARROW if recipe is None else self._narrow.get(key, 0) + 1
+        if recipe is None:
+            return False
+        choices = self._traced.setdefault(key, [])
+        choices.insert(0, recipe)
+        del choices[MOST_CHOICES:]
+        return True
+
     def _keep(self, key: Hashable, low: Lowering, made: Made) -> Recipe | None:
         if len(self._recipes) >= MOST_RECIPES:
             self._recipes.clear()
         recipe = self._recipes[key] = write(low, made)
         return recipe
 
-    def _key(self, low: Lowering, kind: Kind, given: Given) -> tuple[Any, ...] | None:
+    def _key(
+        self, low: Lowering, kind: Kind, given: Given, sizes: list[int]
+    ) -> tuple[Any, ...] | None:
         """What the steps of a node depend on; None where it has to be lowered for itself.
 
-        ``given`` is filled with the places of its inputs.
+        ``given`` is filled with the places of its inputs, and ``sizes`` with the spatial sizes of
+        its inputs and outputs, on which they depend besides.
         """
         if kind.number < 0:
             return None
         key: list[Any] = [kind.number]
-        for name in kind.node.outputs:
-            key.append(low.slices.get(name))
-            key.append(name in low.outputs)
-        types, places = low.types, low.places
+        types, places, postponed = low.types, low.places, low.postponed
         buffers: list[int] = []
-        for name, i in zip(kind.varying, kind.places):
+        names: Sequence[str] = kind.varying
+        indices: Sequence[int] = kind.places
+        for name in names:
+            if name in postponed:
+                names, indices = self._with_sources(low, kind)
+                break
+        for name, i in zip(names, indices):
             t = types.get(name)
-            if t is None or name in low.postponed:
+            if t is None:
                 return None
-            key.append(t.shape)
+            shape: Any = t.shape
+            key.append(len(shape))
+            if len(shape) > 2:
+                key.append(shape[:2])
+                sizes += shape[2:]
+            else:
+                key.append(shape)
             key.append(t.dtype)
+            if name in postponed:
+                scaled = postponed[name]
+                if scaled.source in postponed:
+                    return None
+                key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
+                for layout, p in (SCALE, scaled.scale), (SHIFT, scaled.shift):
+                    if p is None:
+                        key.append(None)
+                        continue
+                    b = id(p.buffer)
+                    if b not in buffers:
+                        buffers.append(b)
+                    form = (p.buffer.kind, p.layout, p.dtype, len(p.shape), p.shape[:2])
+                    key.append((form, p.start, p.pixel, p.channels, buffers.index(b)))
+                    sizes += p.shape[2:]
+                    given.append((i, layout, p))
+                continue
             for layout in LAYOUTS:
                 p = places.get((name, layout))
                 if p is None:
                     key.append(None)
                     continue
-                if p.start or not p.dense:
-                    return None
                 b = id(p.buffer)
                 if b not in buffers:
                     buffers.append(b)
                 # Which places share memory counts: an output may share it with one of them.
-                key.append((p.buffer.kind, p.pixel, p.channels, buffers.index(b)))
+                key.append((p.buffer.kind, p.start, p.pixel, p.channels, buffers.index(b)))
                 given.append((i, layout, p))
+        for name in kind.node.outputs:
+            if not name:
+                continue
+            sizes += types[name].shape[2:]  # type: ignore[index, arg-type]
+            key.append(name in low.outputs)
+            key.append(name in low.due)
+            part = low.slices.get(name)
+            if part is None:
+                continue
+            root: Any = types[part.root].shape
+            sizes += root[2:]
+            memory = low.roots.get(part.root)
+            if memory is not None and id(memory) not in buffers:
+                buffers.append(id(memory))
+            at = -1 if memory is None else buffers.index(id(memory))
+            key.append((part.channel, part.root == name, root[:2], len(root), at))
         return tuple(key)
 
-
-def position(low: Lowering) -> tuple[int, ...]:
-    """How much there is of a plan in the making."""
-    return (
-        len(low.steps), len(low.arena.buffers), len(low.places), len(low.externals),
-        len(low.postponed), len(low.roots),
-    )  # fmt: skip
+    def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
+        """The varying inputs, and what those of them that were postponed come from."""
+        every = sources(low.postponed, kind.node)
+        names = list(
+            dict.fromkeys(n for n in every if n in kind.varying or (n not in self.stored and n))
+        )
+        return names, [every.index(n) for n in names]
 
 
 def written(op: Op) -> tuple[Hashable, ...]:
@@ -302,208 +422,3 @@ def written(op: Op) -> tuple[Hashable, ...]:
             values.append((t, v, repr(v)))
     hash(tuple(values))
     return tuple(op.__dict__), *values
-
-
-class _Unwritable(Exception):
-    """A node did more than a recipe can say."""
-
-
-def write(low: Lowering, made: Made) -> Recipe | None:
-    """What was done for a node as a recipe; None where it cannot be said as one."""
-    kind, given, (s0, b0, p0, *others), (s1, b1, p1, *others_after) = made
-    if others != others_after:
-        return None
-    try:
-        return _Writer(low, kind, given, b0, b1, p0, p1).recipe(low.steps[s0:s1])
-    except _Unwritable:
-        return None
-
-
-class _Writer:
-    """Names the places of one node's steps by their roles."""
-
-    def __init__(
-        self, low: Lowering, kind: Kind, given: Given, b0: int, b1: int, p0: int, p1: int
-    ) -> None:
-        self.low = low
-        self.kind = kind
-        self.inputs = list(kind.node.inputs)
-        self.outputs = list(kind.node.outputs)
-        self.consts = low.graph.consts
-        self.buffers = low.arena.buffers[b0:b1]
-        self.number = {id(b): i for i, b in enumerate(self.buffers)}
-        self.added = list(islice(low.places.items(), p0, p1))
-        self.given: dict[int, tuple[Any, ...]] = {}
-        self.within: dict[int, tuple[int, str]] = {}
-        for i, layout, p in given:
-            if low.places.get((self.inputs[i], layout)) is not p:
-                raise _Unwritable  # it was moved
-            self.given[id(p)] = (INPUT, i, layout)
-            self.within.setdefault(id(p.buffer), (i, layout))
-        self.made: dict[int, tuple[Any, ...]] = {}
-        self.locals: list[tuple[Any, ...]] = []
-
-    def recipe(self, steps: list[Step]) -> Recipe:
-        weights = [self.consts[n] for n in self.inputs if n in self.consts]
-        if self.kind.shapes_only and any(self.low.packs.known_odd(w) for w in weights):
-            raise _Unwritable
-        parts = []
-        for s in steps:
-            if s.function is not None:
-                raise _Unwritable
-            refs = tuple([self.ref(p) for p in s.places])
-            parts.append(Part(s.kernel, s.params, refs, s.threads, s.macs, s.pieces, None))
-        named = []
-        for (name, layout), place in self.added:
-            if layout not in LAYOUTS:
-                raise _Unwritable
-            if name in self.outputs:
-                named.append((True, self.outputs.index(name), layout, self.ref(place)))
-            elif name in self.inputs:
-                named.append((False, self.inputs.index(name), layout, self.ref(place)))
-            else:
-                raise _Unwritable
-        buffers = [(b.nbytes, b.parts) for b in self.buffers]
-        for s, part in zip(steps, parts, strict=True):
-            s.part = part
-        return Recipe(buffers, self.locals, named, parts, {})
-
-    def ref(self, p: Place | None) -> tuple[Any, ...]:
-        """A place by its role."""
-        if p is None:
-            return (NONE,)
-        found = self.given.get(id(p)) or self.made.get(id(p))
-        if found is None:
-            found = self.made[id(p)] = (LOCAL, len(self.locals))
-            form = (p.start, p.shape, p.dtype, p.layout, p.pixel, p.channels)
-            self.locals.append((*self.memory(p), form))
-        return found
-
-    def memory(self, p: Place) -> tuple[Any, Any]:
-        """Where the memory of a place is from."""
-        b = p.buffer
-        if id(b) in self.number:
-            return LOCAL, self.number[id(b)]
-        if id(b) in self.within:
-            return WITHIN, self.within[id(b)]
-        if b.kind != CONST:
-            raise _Unwritable
-        key = self.low.packs.key_of(b)
-        if key is not None:
-            return PACKED, self.named(key, True)
-        for i, name in enumerate(self.inputs):
-            if b.array is self.consts.get(name, self):
-                return STORED, i
-        assert b.array is not None
-        if b.array.nbytes > SMALL_CONSTANT:
-            raise _Unwritable
-        if self.kind.shapes_only and b.array.dtype.kind not in "iu":
-            raise _Unwritable  # made of weights: a table made of sizes holds integers
-        return FIXED, b
-
-    def named(self, key: Any, whole: bool = False) -> Any:
-        """The key of a packed constant with the node's constants as positions.
-
-        The first part of a key says what was done, and never names a value.
-        """
-        first = 2 if whole else 1  # the kernel build comes before all
-        parts = list(key[:first])
-        for k in key[first:]:
-            if isinstance(k, tuple):
-                parts.append(self.named(k) if k and isinstance(k[0], str) else k)
-            elif isinstance(k, str) and k in self.consts:
-                if k not in self.inputs:
-                    raise _Unwritable
-                parts.append(_Input(self.inputs.index(k)))
-            else:
-                parts.append(k)
-        return tuple(parts)
-
-
-class _Input(int):
-    """In the key of a packed constant: which of a node's inputs it names."""
-
-
-def keyed(key: Any, inputs: list[str]) -> Any:
-    """The key of a packed constant for a node with these inputs."""
-    parts = []
-    for k in key:
-        if type(k) is _Input:
-            parts.append(inputs[k])
-        else:
-            parts.append(keyed(k, inputs) if type(k) is tuple else k)
-    return tuple(parts)
-
-
-def constants(low: Lowering, node: Node, recipe: Recipe) -> list[Buffer | None] | None:
-    """The constants behind a recipe's places for a node; None where one is not packed yet."""
-    found: list[Buffer | None] = []
-    for source, value, _ in recipe.locals:
-        buffer: Buffer | None = None
-        if source == PACKED:
-            place = low.packs.places.get(keyed(value, node.inputs))
-            if place is None:
-                return None
-            buffer = place.buffer
-        elif source == STORED:
-            array = low.graph.consts[node.inputs[value]]
-            buffer = Buffer(CONST, array.nbytes, array)
-        elif source == FIXED:
-            buffer = value
-        found.append(buffer)
-    if any(p.kernel.startswith("amx") for p in recipe.parts):
-        weights = [low.graph.consts[n] for n in node.inputs[:2] if n in low.graph.consts]
-        if not all(low.packs.finite(w) for w in weights):
-            return None
-    return found
-
-
-def follow(low: Lowering, kind: Kind, recipe: Recipe) -> bool:
-    """Append a node's steps by a recipe; False, having done nothing, where that cannot be."""
-    node = kind.node
-    own, consts = recipe.constants.get(id(node), (None, None))
-    if consts is None or own is not node:
-        consts = constants(low, node, recipe)
-        if consts is None:
-            return False
-        recipe.constants[id(node)] = node, consts
-    inputs, outputs, places = node.inputs, node.outputs, low.places
-    buffers = []
-    for nbytes, parts in recipe.buffers:
-        b = Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts)
-        buffers.append(b)
-    low.arena.buffers += buffers
-    made: list[Place] = []
-    for (source, value, form), const in zip(recipe.locals, consts, strict=True):
-        if const is not None:
-            memory = const
-            low.keep.append(const.array)  # type: ignore[arg-type]
-        elif source == LOCAL:
-            memory = buffers[value]
-        else:
-            memory = places[inputs[value[0]], value[1]].buffer
-        made.append(Place(memory, *form))
-    for p in recipe.parts:
-        count = len(low.steps)
-        used: list[Place | None] = []
-        for r in p.places:
-            if r[0] == LOCAL:
-                place = made[r[1]]
-            elif r[0] == INPUT:
-                place = places[inputs[r[1]], r[2]]
-            else:
-                used.append(None)
-                continue
-            used.append(place)
-            b = place.buffer
-            if b.kind == ARENA:
-                if b.first < 0:
-                    b.first = count
-                b.last = count
-        step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
-        step.part = p
-        low.steps.append(step)
-    for output, i, layout, r in recipe.named:
-        name = outputs[i] if output else inputs[i]
-        places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
-    return True

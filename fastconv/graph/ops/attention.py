@@ -68,7 +68,7 @@ class Attention(Op):
         if len(q.shape) == 3:
             heads, groups = self.heads()
             sizes = [s.shape[2] for s in (q, k, v)]
-            if not all(type(s) is int for s in sizes):
+            if not all(isinstance(s, int) for s in sizes):
                 return unknown
             for size, count in zip(sizes, (heads, groups, groups), strict=True):
                 need(count >= 1 and size % count == 0, lambda: f"{q}, {k}, {v} do not split")
@@ -80,12 +80,12 @@ class Attention(Op):
             y = TensorType(q.dtype, (*q.shape[:3], v.shape[3]))
             new, value, rows = k.shape, v.shape, q.shape[:3]
             counts = q.shape[1], k.shape[1]
-            if all(type(c) is int and c for c in counts):
+            if all(isinstance(c, int) and c for c in counts):
                 need(counts[0] % counts[1] == 0, lambda: f"{counts[0]} heads over {counts[1]}")
         length = new[2]
         if past is not None:
             before = past.shape[2] if past.shape is not None else None
-            known = type(before) is int and type(length) is int
+            known = isinstance(before, int) and isinstance(length, int)
             length = before + length if known else None
         return [
             y,

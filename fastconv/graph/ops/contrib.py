@@ -62,7 +62,7 @@ class MatrixInverse(Op):
         if x.shape is not None:
             need(len(x.shape) >= 2, lambda: f"the inverse needs matrices, not {x}")
             a, b = x.shape[-2:]
-            if type(a) is int and type(b) is int:
+            if isinstance(a, int) and isinstance(b, int):
                 need(a == b, lambda: f"{x} is not square")
         return [x]
 
@@ -87,7 +87,7 @@ class PadChannels(Op):
             return [x]
         need(len(x.shape) >= 2, lambda: f"channels are axis 1, which {x} has not")
         c = x.shape[1]
-        full = -(-c // self.block) * self.block if type(c) is int else None
+        full = -(-c // self.block) * self.block if isinstance(c, int) else None
         return [TensorType(x.dtype, (x.shape[0], full, *x.shape[2:]))]
 
     def compute(self, xs):

@@ -60,7 +60,7 @@ class Conv(Op):
             len(xs) == len(ws) >= 3
             and self.group >= 1
             and is_static(ws)
-            and type(xs[1]) is int
+            and isinstance(xs[1], int)
             and ws[1] * self.group == xs[1]
             and ws[0] % self.group == 0
             and x.dtype == w.dtype

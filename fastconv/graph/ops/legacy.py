@@ -25,7 +25,7 @@ class AxisBroadcast(Op):
     def shape(self, b, rank):
         """Shape ``b`` with its trailing ones, for a first input of rank ``rank``."""
         axis = self.axis + rank if self.axis < 0 else self.axis
-        if len(b) == 0 or (len(b) == 1 and type(b[0]) is int and b[0] == 1):
+        if len(b) == 0 or (len(b) == 1 and isinstance(b[0], int) and b[0] == 1):
             return b
         behind = rank - axis - len(b)
         need(

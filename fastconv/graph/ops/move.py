@@ -127,7 +127,7 @@ class Split(Op):
             return [size] if n == 1 else [None] * n
         part = -(-size // n)
         last = size - part * (n - 1)
-        need(last >= 0, f"axis of size {size} cannot be split into {n} parts of {part}")
+        need(last >= 0, lambda: f"axis of size {size} cannot be split into {n} parts of {part}")
         return [*[part] * (n - 1), last]
 
     def infer(self, types, values):
@@ -276,7 +276,7 @@ def pad_index(mode: str, size: int, begin: int, end: int) -> np.ndarray:
     """
     low, high = max(0, -begin), size - max(0, -end)
     left, begin, end = high - low, max(begin, 0), max(end, 0)
-    need(left >= 0, f"pads crop {low} and {size - high} from an axis of size {size}")
+    need(left >= 0, lambda: f"pads crop {low} and {size - high} from an axis of size {size}")
     checked_size((begin + left + end,), 8, "padded axis")
     i = np.arange(-begin, left + end)
     if mode == "constant":
@@ -327,13 +327,13 @@ class Pad(Op):
             return [TensorType(x.dtype, (None,) * len(x.shape))]
         if given(types, 2):
             c = types[2]
-            need(c.dtype == x.dtype, f"constant_value {c} and data {x} differ in dtype")
+            need(c.dtype == x.dtype, lambda: f"constant_value {c} and data {x} differ in dtype")
         sizes: list[Any] = []
         for d, (b, e) in zip(x.shape, amounts, strict=True):
             size = None if d is None else d + (b + e)
             if isinstance(d, int):
                 size = d + b + e
-                need(size >= 0, f"pads {b} and {e} leave {size} of an axis of size {d}")
+                need(size >= 0, lambda: f"pads {b} and {e} leave {size} of an axis of size {d}")
                 need(
                     self.mode == "constant" or d + min(b, 0) + min(e, 0) > 0 or size == 0,
                     f"mode {self.mode!r} cannot pad an axis of size 0",
@@ -374,15 +374,15 @@ class Pad(Op):
 
 
 def block_check(x: TensorType, size: int, mode: str) -> None:
-    need(x.shape is None or len(x.shape) == 4, f"needs an input of rank 4, not {x}")
-    need(size >= 1, f"blocksize {size} must be at least 1")
+    need(x.shape is None or len(x.shape) == 4, lambda: f"needs an input of rank 4, not {x}")
+    need(size >= 1, lambda: f"blocksize {size} must be at least 1")
     need(mode in ("DCR", "CRD"), f"mode {mode!r} is neither DCR nor CRD")
 
 
 def divided(d: Dim, by: int, what: str) -> Dim:
     """A dimension divided exactly; a symbolic one only by 1."""
     if isinstance(d, int):
-        need(d % by == 0, f"{what} {d} does not divide by {by}")
+        need(d % by == 0, lambda: f"{what} {d} does not divide by {by}")
         return d // by
     return d if by == 1 or d is None else d // by
 
@@ -454,7 +454,10 @@ class ChannelShuffle(Op):
 
     def infer(self, types, values):
         x = types[0]
-        need(x.shape is None or len(x.shape) >= 2, f"needs an input of rank 2 or more, not {x}")
+        need(
+            x.shape is None or len(x.shape) >= 2,
+            lambda: f"needs an input of rank 2 or more, not {x}",
+        )
         need(self.groups >= 1, f"groups {self.groups} must be at least 1")
         if x.shape is not None:
             divided(x.shape[1], self.groups, "channel count")
@@ -475,7 +478,10 @@ class Trilu(Op):
 
     def infer(self, types, values):
         x = types[0]
-        need(x.shape is None or len(x.shape) >= 2, f"needs an input of rank 2 or more, not {x}")
+        need(
+            x.shape is None or len(x.shape) >= 2,
+            lambda: f"needs an input of rank 2 or more, not {x}",
+        )
         return [TensorType(x.dtype, x.shape)]
 
     def compute(self, xs):
@@ -500,7 +506,7 @@ class ReverseSequence(Op):
     def infer(self, types, values):
         x = types[0]
         if x.shape is not None:
-            need(len(x.shape) >= 2, f"needs an input of rank 2 or more, not {x}")
+            need(len(x.shape) >= 2, lambda: f"needs an input of rank 2 or more, not {x}")
             axes_of((self.batch_axis, self.time_axis), len(x.shape))
             lens = types[1].shape
             need(lens is None or len(lens) == 1, f"sequence_lens {types[1]} must be a list")
@@ -511,7 +517,7 @@ class ReverseSequence(Op):
         self.infer(types_of(xs), [None, None])
         batch, time = axes_of((self.batch_axis, self.time_axis), x.ndim)
         steps, size = x.shape[time], x.shape[batch]
-        need(lens.shape == (size,), f"sequence_lens needs {size} entries, not {lens.size}")
+        need(lens.shape == (size,), lambda: f"sequence_lens needs {size} entries, not {lens.size}")
         if lens.size and not (lens.min() >= 0 and lens.max() <= steps):
             raise InputError(f"sequence_lens must be from 0 to {steps}: {lens.tolist()}")
         t = np.arange(steps)

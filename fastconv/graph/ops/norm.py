@@ -169,7 +169,7 @@ def check_channels(types: Sequence[TensorType | None], names: Sequence[str], ran
             continue
         own = t.shape
         need(len(own) == 1, lambda: f"{name} {t} must have rank 1")
-        if type(own[0]) is int and type(channels) is int:
+        if isinstance(own[0], int) and isinstance(channels, int):
             need(own[0] == channels, lambda: f"{name} {t} needs one value per channel ({channels})")
 
 
@@ -277,7 +277,7 @@ class GroupNormalization(SameType):
     def check_groups(self, x: TensorType) -> None:
         """Raise ShapeError unless the channels divide into the groups."""
         need(self.num_groups >= 1, f"num_groups is {self.num_groups}; it must be at least 1")
-        if x.shape is not None and type(x.shape[1]) is int:
+        if x.shape is not None and isinstance(x.shape[1], int):
             need(
                 x.shape[1] % self.num_groups == 0,
                 f"{x.shape[1]} channels do not divide into {self.num_groups} groups",
@@ -307,10 +307,10 @@ class GroupNormalization18(GroupNormalization):
     def check(self, types):
         x = types[0]
         if x.shape is not None:
-            need(len(x.shape) >= 2, f"the input must have rank 2 or more, not {x}")
+            need(len(x.shape) >= 2, lambda: f"the input must have rank 2 or more, not {x}")
         self.check_groups(x)
         for t, name in zip(types[1:], ("scale", "bias"), strict=False):
-            if t.shape is not None and all(type(d) is int for d in t.shape):
+            if t.shape is not None and all(isinstance(d, int) for d in t.shape):
                 need(
                     t.shape == (self.num_groups,),
                     f"{name} {t} needs one value per group ({self.num_groups})",
@@ -345,8 +345,8 @@ class RowNormalization(Op):
                 fits = broadcast(x.shape, t.shape) == x.shape
             except SymbolicError:
                 continue
-            static = all(type(d) is int for d in (*x.shape, *t.shape))
-            need(fits or not static, f"{t} does not broadcast to the input {x}")
+            static = all(isinstance(d, int) for d in (*x.shape, *t.shape))
+            need(fits or not static, lambda: f"{t} does not broadcast to the input {x}")
 
     def axes(self, rank: int) -> tuple[int, ...]:
         """The axes that are normalised over."""
@@ -423,7 +423,10 @@ class LRN(SameType):
     def check(self, types):
         need(self.size >= 1, f"size is {self.size}; it must be at least 1")
         x = types[0]
-        need(x.shape is None or len(x.shape) >= 2, f"LRN needs an input of rank 2 or more, not {x}")
+        need(
+            x.shape is None or len(x.shape) >= 2,
+            lambda: f"LRN needs an input of rank 2 or more, not {x}",
+        )
 
     def compute(self, xs):
         x = widen(xs[0])

@@ -231,7 +231,7 @@ class GlobalPool(Op):
         x = types[0]
         if x.shape is None:
             return [TensorType(x.dtype, None)]
-        need(len(x.shape) >= 3, f"{self.label} needs an input of rank 3 or more, not {x}")
+        need(len(x.shape) >= 3, lambda: f"{self.label} needs an input of rank 3 or more, not {x}")
         return [TensorType(x.dtype, (*x.shape[:2], *(1,) * (len(x.shape) - 2)))]
 
 
@@ -309,9 +309,9 @@ class MaxUnpool(Op):
         x, index = types[0], types[1]
         if x.shape is None:
             return [TensorType(x.dtype, None)]
-        need(len(x.shape) >= 3, f"MaxUnpool needs an input of rank 3 or more, not {x}")
+        need(len(x.shape) >= 3, lambda: f"MaxUnpool needs an input of rank 3 or more, not {x}")
         if x.static and index.static:
-            need(x.shape == index.shape, f"indices {index} do not have the shape of {x}")
+            need(x.shape == index.shape, lambda: f"indices {index} do not have the shape of {x}")
         need(index.dtype in (None, INT64), f"indices {index} are not int64")
         shape = self.unpooled(x.shape)
         if len(types) > 2 and types[2] is not None:

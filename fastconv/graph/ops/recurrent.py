@@ -100,16 +100,16 @@ class Recurrent(Op):
         need(len(r.shape) == 3, f"R must have rank 3, not {r}")
         d, h = self.directions, r.shape[2]
         shapes: dict[str, tuple[Any, tuple[Any, ...]]] = {
-            "R": (r, (d, self.gates * h if type(h) is int else None, h))
+            "R": (r, (d, self.gates * h if isinstance(h, int) else None, h))
         }
         if w.shape is not None:
             need(len(w.shape) == 3, f"W must have rank 3, not {w}")
-            shapes["W"] = (w, (d, self.gates * h if type(h) is int else None, x.shape[2]))
+            shapes["W"] = (w, (d, self.gates * h if isinstance(h, int) else None, x.shape[2]))
         if len(types) > 3 and types[3] is not None and types[3].shape is not None:
-            shapes["B"] = (types[3], (d, 2 * self.gates * h if type(h) is int else None))
+            shapes["B"] = (types[3], (d, 2 * self.gates * h if isinstance(h, int) else None))
         batch = x.shape[0 if self.layout else 1]
         state = (batch, d, h) if self.layout else (d, batch, h)
-        peepholes = (d, 3 * h if type(h) is int else None)
+        peepholes = (d, 3 * h if isinstance(h, int) else None)
         more = (("sequence_lens", (batch,)), ("initial_h", state), ("initial_c", state))
         for k, (name, expected) in enumerate((*more, ("P", peepholes)), 4):
             if len(types) > k and types[k] is not None and types[k].shape is not None:
@@ -117,10 +117,10 @@ class Recurrent(Op):
         for name, (t, wanted) in shapes.items():
             need(len(t.shape) == len(wanted), f"{name} {t} must have rank {len(wanted)}")
             for have, want in zip(t.shape, wanted, strict=True):
-                if type(have) is int and type(want) is int:
+                if isinstance(have, int) and isinstance(want, int):
                     need(have == want, f"{name} {t} must have shape {list(wanted)}")
         need(
-            self.hidden_size is None or type(h) is not int or h == self.hidden_size,
+            self.hidden_size is None or not isinstance(h, int) or h == self.hidden_size,
             f"hidden_size is {self.hidden_size}, but R is {r}",
         )
         if self.layout:

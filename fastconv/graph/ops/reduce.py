@@ -64,7 +64,7 @@ class Reduction(Op):
         rank = len(x.shape)
         given = types[1] if len(types) > 1 else None
         if given is not None and values[1] is None:
-            empty = given.shape is not None and 0 in [d for d in given.shape if type(d) is int]
+            empty = given.shape is not None and 0 in [d for d in given.shape if isinstance(d, int)]
             if not empty:
                 return [TensorType(x.dtype, (None,) * rank if self.keepdims else None)]
             axes = self.axes(None, rank)
@@ -212,10 +212,10 @@ class ArgReduction(Op):
         x = types[0]
         if x.shape is None:
             return [TensorType(np.dtype(np.int64), None)]
-        need(len(x.shape) > 0, f"{self.label} needs an input of rank 1 or more, not {x}")
+        need(len(x.shape) > 0, lambda: f"{self.label} needs an input of rank 1 or more, not {x}")
         axis = normalize_axis(self.axis, len(x.shape))
         size = x.shape[axis]
-        need(type(size) is not int or size > 0, f"axis {axis} of {x} has no elements")
+        need(not isinstance(size, int) or size > 0, lambda: f"axis {axis} of {x} has no elements")
         shape = [*x.shape[:axis], *([1] if self.keepdims else []), *x.shape[axis + 1 :]]
         return [TensorType(np.dtype(np.int64), tuple(shape))]
 
@@ -285,8 +285,8 @@ class TopK(Op):
     def check(self, k: int, size: Any) -> None:
         """Raise ShapeError unless 0 ≤ k ≤ size."""
         need(k >= 0, f"K is {k}; it must not be negative")
-        if type(size) is int:
-            need(k <= size, f"K is {k}, but axis {self.axis} has {size} elements")
+        if isinstance(size, int):
+            need(k <= size, lambda: f"K is {k}, but axis {self.axis} has {size} elements")
 
     def compute(self, xs):
         x = xs[0]

@@ -17,6 +17,7 @@ from ...sizes import checked_size
 from ..core import TensorType
 from ..op import Op, need, register
 from ..symbols import Dim, is_static
+from ..tracing import pure
 from .shape import axes_of, given, integers, optional
 
 COORDINATES = (
@@ -166,7 +167,10 @@ class Resize(Op):
         if not isinstance(shape, tuple) or not is_static(shape):
             return self._plan(shape, values)
         key = (self, shape, *[None if v is None else (v.dtype, v.tobytes()) for v in values[1:4]])
-        found = _plans.get(key)
+        try:
+            found = _plans.get(key)
+        except TypeError:  # traced sizes
+            return self._plan(shape, values)
         if found is None:
             found = self._plan(shape, values)
             if len(_plans) >= MOST_PLANS:
@@ -348,12 +352,18 @@ def scaled(size: Dim, scale: Any) -> Dim:
     if isinstance(size, int):
         if scale == 1 and size < 1 << 24:  # a float32 holds it
             return size
-        product = float(np.floor(np.float32(size) * np.float32(scale)))
-        need(product < 2.0**40, f"axis of size {size} times {scale} is too long")
-        return int(product)
+        return multiplied(size, scale)
     if size is None:
         return None
     return size * int(scale) if float(scale).is_integer() else None
+
+
+@pure
+def multiplied(size: int, scale: float) -> int:
+    """``scaled`` of numbers."""
+    product = float(np.floor(np.float32(size) * np.float32(scale)))
+    need(product < 2.0**40, f"axis of size {size} times {scale} is too long")
+    return int(product)
 
 
 @register

@@ -142,7 +142,7 @@ class STFT(Op):
         need(x.rank in (None, 2, 3), lambda: f"the signal must have rank 3, not {x}")
         window = [*types, None, None][2]
         need(window is None or window.rank in (None, 1), lambda: f"the window {window} must be 1-D")
-        if x.shape is None or type(x.shape[1]) is not int:
+        if x.shape is None or not isinstance(x.shape[1], int):
             return [TensorType(x.dtype, (None, None, None, 2))]
         known = [*values, None, None][:4]
         if known[2] is None and window is not None and window.static:

@@ -54,7 +54,7 @@ class DeformConv(Op):
             given, own = list(self.kernel_shape), list(w.shape[2:])
             need(given == own, lambda: f"kernel_shape {given} is not the weight's {own}")
         need(self.group >= 1 and self.offset_group >= 1, "group and offset_group must be positive")
-        if type(x.shape[1]) is int:
+        if isinstance(x.shape[1], int):
             need(
                 w.shape[1] * self.group == x.shape[1] and x.shape[1] % self.offset_group == 0,
                 f"{x} does not fit the weight {w}, group {self.group} and offset_group "
@@ -146,7 +146,7 @@ class RoiAlign(Op):
         x, rois, batch = types
         for t, rank, what in ((x, 4, "X"), (rois, 2, "rois"), (batch, 1, "batch_indices")):
             need_rank(t, rank, what)
-        if rois.shape is not None and type(rois.shape[1]) is int:
+        if rois.shape is not None and isinstance(rois.shape[1], int):
             need(rois.shape[1] == 4, lambda: f"rois {rois} must have 4 columns")
         need(self.mode in ("avg", "max"), f"mode {self.mode!r} must be avg or max")
         need(
@@ -234,7 +234,7 @@ class MaxRoiPool(Op):
         x, rois = types
         need_rank(x, 4, "X")
         need_rank(rois, 2, "rois")
-        if rois.shape is not None and type(rois.shape[1]) is int:
+        if rois.shape is not None and isinstance(rois.shape[1], int):
             need(rois.shape[1] == 5, lambda: f"rois {rois} must have 5 columns")
         size = tuple(self.pooled_shape)
         need(len(size) == 2 and min(size) >= 1, lambda: f"pooled_shape {list(size)} is no size")
@@ -371,7 +371,7 @@ class AffineGrid(Op):
         need_rank(theta, 3, "theta")
         need_rank(size, 1, "size")
         if values[1] is None:
-            rank = size.shape[0] if size.shape and type(size.shape[0]) is int else None
+            rank = size.shape[0] if size.shape and isinstance(size.shape[0], int) else None
             return [TensorType(theta.dtype, None if rank is None else (None,) * rank)]
         dims = [int(d) for d in values[1]]
         need(len(dims) in (4, 5), f"size {dims} must have 4 or 5 entries")
@@ -419,15 +419,15 @@ class Col2Im(Op):
         x, image = types[:2]
         need_rank(x, 3, "the input")
         if x.shape is None or values[1] is None or values[2] is None:
-            rank = image.shape[0] if image.shape and type(image.shape[0]) is int else None
+            rank = image.shape[0] if image.shape and isinstance(image.shape[0], int) else None
             return [TensorType(x.dtype, None if rank is None else (None,) * (rank + 2))]
         sides, ks = [int(d) for d in values[1]], [int(d) for d in values[2]]
         need(len(sides) == len(ks), f"image_shape {sides} and block_shape {ks} differ in rank")
         win = resolve_window(sides, ks, self.strides, self.dilations, self.pads)
         patch, count = dims_product(tuple(ks)), dims_product(win.output)
-        if type(x.shape[1]) is int:
+        if isinstance(x.shape[1], int):
             need(x.shape[1] % patch == 0, f"{x} does not hold patches of {patch}")
-        if type(x.shape[2]) is int:
+        if isinstance(x.shape[2], int):
             need(x.shape[2] == count, f"{x} must have {count} columns")
         return [TensorType(x.dtype, (x.shape[0], x.shape[1] // patch, *sides))]
 

@@ -203,7 +203,7 @@ def shape_of(
     rank = len(win.kernel_shape)
 
     def two(values: tuple[int, ...], fill: int) -> tuple[int, int]:
-        return int(values[0]), int(values[1]) if rank == 2 else fill
+        return values[0], values[1] if rank == 2 else fill
 
     h, w = two(x[2:], 1)
     oh, ow = two(tuple(out), 1)
@@ -296,6 +296,11 @@ def panels_of(w: np.ndarray, shape: Shape, isa: str, part: slice) -> np.ndarray:
                     a:b, lo - c0 : hi - c0
                 ].transpose(1, 2, 0)
     return out
+
+
+def int64_table(*values: int) -> np.ndarray:
+    """The numbers as an array."""
+    return np.array(values, np.int64)
 
 
 def pack_bias(bias: np.ndarray | None, filters: int) -> np.ndarray:
@@ -449,7 +454,7 @@ def lower(
         "amx_conv", params,
         [
             x, wp, bp, residual, scaled.scale if scaled else None,
-            scaled.shift if scaled else None, low.constant(np.array(offsets + first, np.int64)),
+            scaled.shift if scaled else None, low.computed(int64_table, *offsets, *first),
             low.as_stored(wn), scratch, y,
         ],
         macs=macs, threads=threads, units=units,

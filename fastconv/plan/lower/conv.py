@@ -11,6 +11,7 @@ from ... import kernels
 from ...graph import Node
 from ...graph.activation import Activation
 from ...graph.ops.conv import Conv, ConvTranspose
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, Scaled, aligned_empty, aligned_zeros, lowers
@@ -45,8 +46,8 @@ def epilogue(act: Activation | None) -> dict[str, Any]:
 def triple(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     """Spatial values padded in front to (depth, height, width)."""
     if len(values) == 2:
-        return fill, int(values[0]), int(values[1])
-    padded = (fill,) * (3 - len(values)) + tuple([int(v) for v in values])
+        return fill, values[0], values[1]
+    padded = (fill,) * (3 - len(values)) + tuple(values)
     return padded  # type: ignore[return-value]
 
 
@@ -114,15 +115,26 @@ def blocks(
         wide: panels of 3 vectors.
         target: rows of a block.
     """
-    nr, mr = low.vector("NR"), low.vector("MR3" if wide else "MR")
+    return shares(
+        rows, filters, group, depth, wide, target, low.threads, low.vector("NR"),
+        low.vector("MR3" if wide else "MR"),
+    )  # fmt: skip
+
+
+@pure
+def shares(
+    rows: int, filters: int, group: int, depth: int, wide: int, target: int, threads: int,
+    nr: int, mr: int,
+) -> tuple[int, int]:  # fmt: skip
+    """What ``blocks`` gives, for the sizes of a kernel build."""
     panels = wide + max(0, -((wide * nr // 2 * 3 - filters) // nr))
     block_panels = max(1, min(panels, PANEL_BYTES // max(1, depth * nr * 4)))
     block_rows = max(mr, ceil(rows / max(1, round(rows / target))))
-    if low.threads == 1:
+    if threads == 1:
         return block_rows, block_panels
     # Enough units for every thread to get an even share. Each thread does some rows, which lie in
     # its cache, with all weights; or where these are more than all pixels, some panels.
-    want = 4 * low.threads
+    want = 4 * threads
     row_blocks = ceil(rows / block_rows)
     if row_blocks * group < want and depth * filters > rows * (depth + filters):
         parts = ceil(want / (row_blocks * group))

@@ -7,6 +7,7 @@ from math import ceil
 import numpy as np
 
 from ...graph.activation import Activation
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ..lowering import Lowering, aligned_zeros
 from ..memory import Place
@@ -127,6 +128,7 @@ def lower(
     low.step(kernel, params, [x, weights, bias, residual, y], work, macs=macs, threads=threads)
 
 
+@pure
 def blocks(
     n: int,
     oh: int,

@@ -211,4 +211,4 @@ def phase_axis(phase: int, k: int, stride: int, dilation: int, pad: int, size: i
     taps = [t for t in range(k) if (phase + pad - t * dilation) % stride == 0]
     step = -(dilation // gcd(dilation, stride))
     first = (phase + pad - taps[0] * dilation) // stride if taps else 0
-    return taps, step, -first, len(range(phase, size, stride))
+    return taps, step, -first, max(0, -((phase - size) // stride))
