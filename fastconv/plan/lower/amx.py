@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
 from ... import kernels
 from ...graph.activation import Activation
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ...records import record, replace
 from ...sizes import checked_size
@@ -92,6 +94,13 @@ class Shape:
     dilations: tuple[int, int]
     pads: tuple[int, int]
 
+    def fields(self) -> tuple[Any, ...]:
+        """All that makes a shape."""
+        return (
+            self.n, self.h, self.w, self.channels, self.oh, self.ow, self.filters, self.group,
+            self.kernel, self.strides, self.dilations, self.pads,
+        )  # fmt: skip
+
     @property
     def blocks(self) -> int:
         """Channel blocks of the input."""
@@ -170,9 +179,14 @@ def parts_of(whole: int) -> list[int]:
     return found
 
 
-@lru_cache(maxsize=1024)
-def shared(s: Shape, threads: int) -> tuple[float, int, int]:
-    """How threads share the images: estimated cycles, and a unit's rows and panels."""
+@pure
+def shared(threads: int, *fields: Any) -> tuple[float, int, int]:
+    """How threads share the images of a ``Shape``, given by its fields.
+
+    Returns:
+        Estimated cycles, and a unit's rows and panels.
+    """
+    s = Shape(*fields)
     panels, steps = ceil(s.filters / PANEL), s.steps()
     block = s.oh if s.pointwise else s.scale_rows()
     most_rows = max(1, SPLIT_BYTES // (s.blocks * DIGITS * 64 * s.ow)) if s.pointwise else block
@@ -391,7 +405,9 @@ def lower(
     rows, each = s.oh if s.pointwise else s.scale_rows(), panels
     alone = threads == 1 or s.n >= 2 * threads
     if not alone:
-        ways = [(*shared(way, threads), way) for way in ([s, shape] if s != shape else [s])]
+        ways = [
+            (*shared(threads, *way.fields()), way) for way in ([s, shape] if s != shape else [s])
+        ]
         _, rows, each, s = min(ways, key=lambda way: way[0])
     ah = axis(s.kernel[0], s.strides[0], s.dilations[0], s.pads[0])
     aw = axis(s.kernel[1], s.strides[1], s.dilations[1], s.pads[1])

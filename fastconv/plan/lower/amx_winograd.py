@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import ceil
+from typing import Any
 
 import numpy as np
 
 from ... import kernels
 from ...graph.activation import Activation
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty
@@ -95,9 +96,10 @@ def unit_cycles(shape: Shape, tiles: int, panels: int) -> float:
     )
 
 
-@lru_cache(maxsize=1024)
-def shared(shape: Shape, threads: int) -> tuple[int, int]:
-    """A unit's tiles and panels; see ``winograd.share_tiles``."""
+@pure
+def shared(threads: int, *fields: Any) -> tuple[int, int]:
+    """A unit's tiles and panels, for a ``Shape`` by its fields; see ``winograd.share_tiles``."""
+    shape = Shape(*fields)
     most, panels = tiles_of_block(shape), ceil(shape.filters / PANEL)
     return winograd.share_tiles(
         threads, tiles_of(shape), most, panels, lambda some, each: unit_cycles(shape, some, each),
@@ -146,7 +148,7 @@ def lower(
     groups = ceil(panels * block_tiles * POINTS * PANEL * 4 / PRODUCT_BYTES)
     block_panels = ceil(panels / min(panels, groups))
     if threads > 1:
-        block_tiles, block_panels = shared(shape, threads)
+        block_tiles, block_panels = shared(threads, *shape.fields())
     tall = ceil(block_tiles / TALL) * TALL
     line = ceil(shape.channels / 16) * 16
     per_point = checked_size((shape.blocks, DIGITS, tall), 64, "digits")

@@ -7,7 +7,6 @@ fetching the weights, which F(4×4) has four times as many of.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import ceil, prod
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from ... import kernels
 from ...graph.activation import Activation
+from ...graph.tracing import pure
 from ...graph.window import Window
 from ...sizes import checked_size
 from ..lowering import Lowering, aligned_empty
@@ -127,7 +127,7 @@ def share_tiles(
     return -best[1], best[2]
 
 
-@lru_cache(maxsize=1024)
+@pure
 def shared(
     threads: int, tiles: int, most: int, panels: int, channels: int, nr: int
 ) -> tuple[int, int]:
