@@ -272,6 +272,9 @@ class Model:
                 self.__dict__.update({n: found[n] for n in LATER})
         return self.__dict__[name]
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *LATER})
+
     def _offer(self, feeds: Mapping[str, Any]) -> None:
         """Store the engine's plan for these inputs, if that is wanted and possible."""
         from . import loading

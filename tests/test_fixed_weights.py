@@ -254,6 +254,31 @@ def test_nan_and_infinity_reach_the_results_as_in_float32(values, threads):
             np.testing.assert_allclose(got[0], exact[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+def test_a_row_that_is_not_finite_changes_no_bits_of_others(value):
+    rng = np.random.default_rng(6)
+    x, w = array(rng, 3, 299), array(rng, 300, 299)
+    for isa in WIDE:
+        want, _ = run(Gemm(transB=1), x, w, isa=isa)
+        bad = x.copy()
+        bad[1, 7] = value
+        for threads in (1, 3):
+            got, used = run(Gemm(transB=1), bad, w, isa=isa, threads=threads)
+            assert used == ["gemv_fixed"]
+            assert got[::2].tobytes() == want[::2].tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_outputs_that_overflow_change_no_bits_of_others(threads):
+    rng = np.random.default_rng(7)
+    x, w = array(rng, 1, 299), array(rng, 1000, 299)
+    w[::130] *= np.float32(5e37)
+    for isa in WIDE:
+        want, _ = run(Gemm(transB=1), x, w, isa=isa)
+        got, _ = run(Gemm(transB=1), x, w, isa=isa, threads=threads)
+        assert got.tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("flat", [False, True])

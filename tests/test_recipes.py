@@ -10,10 +10,13 @@ from random_graphs import network
 import fastconv
 from fastconv.graph import Graph, Node, Sym, TensorType
 from fastconv.graph.activation import Activation
-from fastconv.graph.ops.activations import Clip, LeakyRelu
+from fastconv.graph.ops.activations import Clip, LeakyRelu, Relu, Sigmoid
 from fastconv.graph.ops.binary import Add, Mul
 from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.logic import Identity
+from fastconv.graph.ops.matmul import MatMul
+from fastconv.graph.ops.move import Transpose
+from fastconv.graph.ops.norm import LayerNormalization
 from fastconv.graph.ops.pool import GlobalAveragePool
 from fastconv.graph.ops.resize import Resize
 from fastconv.graph.ops.shape import Flatten, Reshape
@@ -38,7 +41,7 @@ def described(plan):
             form = place and (place.shape, place.dtype, place.layout, place.pixel, place.channels)
             places.append((shown, form))
         params = repr(dict(step.params))
-        steps.append((step.kernel, str(step.node), params, places, entry[3], step.macs))
+        steps.append((step.kernel, str(step.node), params, entry[1], places, entry[3], step.macs))
     return plan.arena_size, plan.externals, steps
 
 
@@ -112,6 +115,31 @@ def test_layers_that_repeat_are_lowered_once_per_plan_with_their_own_weights(fol
     plan = planned(graph, image(20, 12), packs)
     assert {"a2", "a3", "d2", "d3"} <= set(followed)
     assert described(plan) == described(planned(graph, image(20, 12), packs, recipes=False))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sizes_that_move_to_other_axes_are_followed_too(isa, batch, followed):
+    """As in a block that normalises its channels, last."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        Node(Relu(), ["x"], ["r"], "r"),
+        Node(Transpose(perm=(0, 2, 3, 1)), ["r"], ["t"], "t"),
+        Node(Sigmoid(), ["t"], ["s"], "s"),
+        Node(LayerNormalization(axis=-1), ["s", "g"], ["n"], "n"),
+        Node(MatMul(), ["n", "w"], ["m"], "m"),
+        Node(Transpose(perm=(0, 3, 1, 2)), ["m"], ["y"], "y"),
+    ]
+    consts = {"g": rng.standard_normal(6), "w": rng.standard_normal((6, 5))}
+    consts = {name: a.astype(np.float32) for name, a in consts.items()}
+    types = {"x": TensorType(F32, (Sym("N"), 6, Sym("H"), Sym("W")))}
+    graph = Graph("nhwc", nodes, ["x"], ["y"], consts, types)
+    engine = Engine(graph, 1, isa=isa)
+    for size in ((9, 7), (30, 20), (50, 20), (60, 40), (5, 6), (9, 40), (33, 31)):
+        x = rng.standard_normal((batch, 6, *size)).astype(np.float32)
+        fresh = Engine(graph, 1, isa=isa).run({"x": x})["y"]
+        assert engine.run({"x": x})["y"].tobytes() == fresh.tobytes(), size
+    assert followed
 
 
 def test_what_does_not_depend_on_the_image_is_not_lowered_again(followed):

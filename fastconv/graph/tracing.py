@@ -22,6 +22,8 @@ from functools import lru_cache, wraps
 from operator import add, floordiv, mod, mul, sub, truediv
 from typing import Any, TypeVar
 
+import numpy as np
+
 Number = int | float
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -242,7 +244,7 @@ class Traced:
         return self
 
     def __abs__(self) -> Any:
-        return -self if self < 0 else self
+        return 0 - self if self <= 0 else self  # (of -0.0 too)
 
     def __ceil__(self) -> Any:
         from math import ceil
@@ -281,6 +283,8 @@ class Traced:
     def _compare(self, op: str, a: Any, b: Any, other: Any) -> Any:
         if type(other) is Traced or type(other) in NUMBERS:
             return self.recorder.compare(op, a, b)
+        if isinstance(other, (int, float, np.generic)):
+            raise Untraceable(f"a {type(other).__name__} beside a size")
         return NotImplemented
 
     def __bool__(self) -> bool:

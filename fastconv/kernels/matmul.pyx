@@ -330,7 +330,7 @@ cdef inline void fixed_panels(
     """All rows times ``panels`` panels from column ``at``; ``rest``: the inputs of the last block,
     followed by zeros."""
     cdef vf total[FIXED_ROWS * 4 * 2]
-    cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi), odd = v_zero()
+    cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi), odd
     cdef int64_t stride = fixed_words(p.k), c = 0, row, groups
     cdef const float* xc
     cdef const float* v = w
@@ -369,13 +369,13 @@ cdef inline void fixed_panels(
                     r += 1
         v += FIXED_STEP
         c += FIXED_BLOCK
-    for r in range(<int>p.m * 2 * panels):
-        odd = v_add(odd, v_sub(total[r], total[r]))
-    if v_hsum(odd) != 0:  # or NaN: inputs that are not finite, or so large that sums overflow
-        for r in range(<int>p.m):
-            for i in range(panels):
-                fixed_exactly(p, x + r * p.x_row, plain, bias, at + 2 * i * VW,
-                              <float*>(total + (r * panels + i) * 2))
+    # Inputs that are not finite, or so large that sums overflow: of a row and a panel alone, so that
+    # no other's bits depend on it.
+    for r in range(<int>p.m * panels):
+        odd = v_add(v_sub(total[2 * r], total[2 * r]), v_sub(total[2 * r + 1], total[2 * r + 1]))
+        if v_hsum(odd) != 0:  # or NaN
+            fixed_exactly(p, x + r // panels * p.x_row, plain, bias,
+                          at + 2 * (r % panels) * VW, <float*>(total + 2 * r))
     for r in range(<int>p.m):
         for i in range(panels):
             for h in range(2):

@@ -380,7 +380,10 @@ class Recipes:
         for name in kind.node.outputs:
             if not name:
                 continue
-            sizes += types[name].shape[2:]  # type: ignore[index, arg-type]
+            # (A spatial size may have moved into the first two.)
+            out: Any = types[name].shape
+            key.append((len(out), out[:2]))
+            sizes += out[2:]
             key.append(name in low.outputs)
             key.append(name in low.due)
             part = low.slices.get(name)
