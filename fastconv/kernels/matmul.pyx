@@ -156,6 +156,19 @@ cdef struct FewParams:
     float lo, hi, alpha, beta
 
 
+cdef inline void put(
+    vf a, vf lo, vf hi, const float* res, float* y, int n,
+) noexcept nogil:
+    """Residual (or NULL), clip and store of ``n`` sums of a row."""
+    if res != NULL:
+        a = v_add(a, v_load_n(res, n) if n < VW else v_load(res))
+    a = v_min(hi, v_max(lo, a))
+    if n < VW:
+        v_store_n(y, a, n)
+    else:
+        v_store(y, a)
+
+
 cdef inline void half_panels(
     const int rows, const int panels, const FewParams* p, const float* x, const uint16_t* w,
     const float* scale, const float* bias, const float* res, float* y, int64_t at,
@@ -191,14 +204,7 @@ cdef inline void half_panels(
                     a = v_mul(a, v_load(scale + k))
                 if bias != NULL:
                     a = v_add(a, v_load(bias + k))
-                if res != NULL:
-                    a = v_add(a, v_load_n(res + r * p.r_row + k, n) if n < VW
-                              else v_load(res + r * p.r_row + k))
-                a = v_min(hi, v_max(lo, a))
-                if n < VW:
-                    v_store_n(y + r * p.y_row + k, a, n)
-                else:
-                    v_store(y + r * p.y_row + k, a)
+                put(a, lo, hi, res + r * p.r_row + k if res != NULL else NULL, y + r * p.y_row + k, n)
 
 
 cdef void gemv_half(const Call* c, int thread, int threads) noexcept nogil:
@@ -330,7 +336,7 @@ cdef inline void fixed_panels(
     """All rows times ``panels`` panels from column ``at``; ``rest``: the inputs of the last block,
     followed by zeros."""
     cdef vf total[FIXED_ROWS * 4 * 2]
-    cdef vf a, lo = v_set(p.lo), hi = v_set(p.hi), odd
+    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), odd
     cdef int64_t stride = fixed_words(p.k), c = 0, row, groups
     cdef const float* xc
     cdef const float* v = w
@@ -383,15 +389,8 @@ cdef inline void fixed_panels(
                 n = <int>min(p.n - c, VW)
                 if n <= 0:
                     break
-                a = total[(r * panels + i) * 2 + h]
-                if res != NULL:
-                    a = v_add(a, v_load_n(res + r * p.r_row + c, n) if n < VW
-                              else v_load(res + r * p.r_row + c))
-                a = v_min(hi, v_max(lo, a))
-                if n < VW:
-                    v_store_n(y + r * p.y_row + c, a, n)
-                else:
-                    v_store(y + r * p.y_row + c, a)
+                put(total[(r * panels + i) * 2 + h], lo, hi,
+                    res + r * p.r_row + c if res != NULL else NULL, y + r * p.y_row + c, n)
 
 
 cdef void gemv_fixed(const Call* c, int thread, int threads) noexcept nogil:
