@@ -56,6 +56,40 @@ V_INLINE void vi_store_n(int32_t *p, vi a, int n) {
     for (int i = 0; i < n; i++) p[i] = a[i];
 }
 V_INLINE vi vi_mul(vi a, vi b) { return a * b; }
+/* a itself, but the compiler cannot fuse the product that gave it with a sum that takes it. */
+V_INLINE vf vi_apart(vf a) {
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__("" : "+x"(a));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(a));
+#else
+    volatile vf t = a;
+    a = t;
+#endif
+    return a;
+}
+/* a * b + c, rounded once on every instruction set. */
+V_INLINE vf vi_fma(vf a, vf b, vf c) {
+#if VW == 16
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VW == 8 && defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    /* The product is exact in float64. The sum is rounded to odd there: what is then rounded to
+     * float32 is rounded as the exact sum is (Boldo and Melquiond, 2008). */
+    typedef double wide __attribute__((vector_size(8 * VW)));
+    typedef int64_t bits __attribute__((vector_size(8 * VW)));
+    wide p = __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide);
+    wide d = __builtin_convertvector(c, wide), s = p + d, q = s - p;
+    wide lost = (p - (s - q)) + (d - q);
+    bits even = ((bits)s & 1) == 0, step = (bits)(lost > 0) ^ (bits)(s > 0);
+    /* Away from zero (+1) where what is lost has the sign of the sum, else towards it (-1). */
+    bits move = (bits)(lost != 0) & even & (1 + 2 * step);
+    return __builtin_convertvector((wide)((bits)s + move), vf);
+#endif
+}
 V_INLINE vi vi_zero(void) { return (vi){0}; }
 
 V_INLINE vb vb_load(const uint8_t *p) { return *(const vb_u *)p; }

@@ -23,6 +23,8 @@ cdef extern from "int8.h" nogil:
     void vi_store(int32_t* p, vi a)
     void vi_store_n(int32_t* p, vi a, int n)
     vi vi_mul(vi a, vi b)
+    vf vi_apart(vf a)
+    vf vi_fma(vf a, vf b, vf c)
     vi vi_zero()
     vb vb_load(const uint8_t* p)
     void vb_store(uint8_t* p, vb a)

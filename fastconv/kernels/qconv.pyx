@@ -40,14 +40,16 @@ cdef struct QConvParams:
     # Channels and filters per group, the number of groups, the packed depth.
     int64_t channels, filters, group, depth
     # Whether row r is the pixel r of the input.
-    int32_t linear
+    int64_t linear
     # Rows and panels of a unit of work; rows of an AMX tile.
     int64_t block_rows, block_panels, tile_rows
     int32_t x_zero          # unless it is a buffer
     int32_t out             # OUT_BYTES, OUT_SUMS or OUT_FLOATS
     int32_t y_zero
     float lo, hi            # bounds of the result, less y_zero
-    # With a residual: result * y_ratio + residual * r_ratio + offset, within sum_lo and sum_hi.
+    # With a residual, of the numbers that the bytes less ``shift`` are: y_ratio * result + (r_ratio
+    # * residual + offset), within sum_lo and sum_hi; with r_last the residual is added last.
+    int32_t r_last, shift
     float y_ratio, r_ratio, offset, sum_lo, sum_hi
 
 
@@ -159,20 +161,28 @@ cdef inline vi clip_round(vf a, vf lo, vf hi) noexcept nogil:
     return vi_round(v_min(hi, v_max(lo, a)))
 
 
+cdef inline vf residual_sum(const QConvParams* p, const bint r_last, vf y, vi r) noexcept nogil:
+    cdef vf f = vi_float(v_isub(r, v_iset(p.shift)))
+    if r_last:
+        return vi_fma(f, v_set(p.r_ratio), vi_fma(y, v_set(p.y_ratio), v_set(p.offset)))
+    return vi_fma(y, v_set(p.y_ratio), vi_fma(f, v_set(p.r_ratio), v_set(p.offset)))
+
+
 cdef inline void store_pair(
-    const bint more, const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows,
+    const bint more, const bint r_last, const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows,
     const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
 ) noexcept nogil:
     """Sums of ``rows`` by two panels → bytes; ``more``: with a residual."""
     cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
-    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
     cdef vf sum_hi = v_set(p.sum_hi)
-    cdef vf large = v_set(12582912.0), large_less = v_set(12582912.0 - p.y_zero)   # 1.5 * 2**23
+    cdef vf large = v_set(12582912.0)   # 1.5 * 2**23
+    cdef vf large_less = v_set(12582912.0 - (p.y_zero - p.shift))
     cdef vf scales[2]
     cdef vi starts[2]
     cdef vi q[2]
     cdef int64_t y_pixel = p.y_pixel, r_pixel = p.r_pixel, i
-    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, sum_least = <int>p.sum_lo, j
+    cdef int y_zero = p.y_zero, least = <int>p.lo + p.y_zero, shift = p.shift, j
+    cdef int sum_least = <int>p.sum_lo + shift
     for j in range(2):
         scales[j] = v_load(scale + j * VW)
         starts[j] = vi_load(start + j * VW)
@@ -182,14 +192,13 @@ cdef inline void store_pair(
             if more:
                 # Small numbers beside this large one are rounded to whole ones, ties to even.
                 f = v_sub(v_add(v_min(hi, v_max(lo, f)), large), large_less)
-                f = v_fma(f, y_ratio, offset)
-                f = v_fma(vi_float(vi_load_bytes(residual + j * VW, VW)), r_ratio, f)
+                f = residual_sum(p, r_last, f, vi_load_bytes(residual + j * VW, VW))
                 q[j] = vi_round(v_min(sum_hi, f))
             else:
                 # Only the upper bound is needed to convert: what is too low saturates when packed.
                 q[j] = vi_round(v_min(hi, f))
         if more:
-            vi_store_pair(y, q[0], q[1], 0, sum_least)
+            vi_store_pair(y, q[0], q[1], shift, sum_least)
             residual += r_pixel
         else:
             vi_store_pair(y, q[0], q[1], y_zero, least)
@@ -203,18 +212,21 @@ cdef void store(
 ) noexcept nogil:
     """Sums of ``rows`` by ``cols`` → output elements at ``y`` (rows ``y_pixel`` apart)."""
     cdef vf s, lo = v_set(p.lo), hi = v_set(p.hi), f
-    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
     cdef vf sum_lo = v_set(p.sum_lo), sum_hi = v_set(p.sum_hi)
-    cdef vi b, q, zero = v_iset(p.y_zero)
+    cdef vi b, q, r, zero = v_iset(p.y_zero), shift = v_iset(p.shift)
     cdef int64_t j = 0, i
     cdef int n
     cdef uint8_t* out
     while p.out == OUT_BYTES and j + 2 * VW <= cols:
         out = (<uint8_t*>y) + j
         if residual == NULL:
-            store_pair(False, p, sums + j, stride, rows, start + j, scale + j, NULL, out)
+            store_pair(False, False, p, sums + j, stride, rows, start + j, scale + j, NULL, out)
+        elif p.r_last:
+            store_pair(True, True, p, sums + j, stride, rows, start + j, scale + j, residual + j,
+                       out)
         else:
-            store_pair(True, p, sums + j, stride, rows, start + j, scale + j, residual + j, out)
+            store_pair(True, False, p, sums + j, stride, rows, start + j, scale + j, residual + j,
+                       out)
         j += 2 * VW
     while j < cols:
         n = <int>min(<int64_t>VW, cols - j)
@@ -246,10 +258,10 @@ cdef void store(
             out = (<uint8_t*>y) + j
             for i in range(rows):
                 f = v_mul(vi_float(v_iadd(vi_load(sums + i * stride + j), b)), s)
-                q = v_iadd(clip_round(f, lo, hi), zero)
-                f = v_fma(vi_float(q), y_ratio, offset)
-                f = v_fma(vi_float(vi_load_bytes(residual + i * p.r_pixel + j, n)), r_ratio, f)
-                vi_store_bytes(out, clip_round(f, sum_lo, sum_hi), n)
+                q = v_isub(v_iadd(clip_round(f, lo, hi), zero), shift)
+                r = vi_load_bytes(residual + i * p.r_pixel + j, n)
+                f = residual_sum(p, p.r_last, vi_float(q), r)
+                vi_store_bytes(out, v_iadd(clip_round(f, sum_lo, sum_hi), shift), n)
                 out += p.y_pixel
         j += VW
 

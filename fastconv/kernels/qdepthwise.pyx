@@ -29,7 +29,10 @@ cdef struct QDepthwiseParams:
     int32_t y_zero
     int32_t least                   # bound of the result
     float lo, hi                    # its bounds, less y_zero
-    # With a residual: result * y_ratio + residual * r_ratio + offset, within sum_lo and sum_hi.
+    # With a residual, of the numbers that the bytes less ``shift`` are: y_ratio * result + (r_ratio
+    # * residual + offset), within sum_lo and sum_hi; with r_last the residual is added last.
+    int64_t r_last
+    int32_t shift
     float y_ratio, r_ratio, offset, sum_lo, sum_hi
 
 
@@ -80,7 +83,7 @@ cdef inline void pixels(
     cdef vi acc[4]
     cdef vb r[4]
     cdef vb zero = vb_zero(), out
-    cdef vf f
+    cdef vf f, g
     cdef int64_t i
     cdef int k, j
     for i in range(count):
@@ -102,11 +105,16 @@ cdef inline void pixels(
             vb_zip4(vb_load_n(residual, n), zero, zero, zero, r)
             for j in range(4):
                 acc[j] = vi_max(acc[j], v_iset(<int32_t>p.lo))
-                f = v_fma(vi_float(v_iadd(acc[j], v_iset(p.y_zero))), v_set(p.y_ratio),
-                          v_set(p.offset))
-                f = v_fma(vi_float(vi_of(r[j])), v_set(p.r_ratio), f)
+                f = vi_float(v_iadd(acc[j], v_iset(p.y_zero - p.shift)))
+                g = vi_float(v_isub(vi_of(r[j]), v_iset(p.shift)))
+                if p.r_last:
+                    f = vi_fma(f, v_set(p.y_ratio), v_set(p.offset))
+                    f = vi_fma(g, v_set(p.r_ratio), f)
+                else:
+                    g = vi_fma(g, v_set(p.r_ratio), v_set(p.offset))
+                    f = vi_fma(f, v_set(p.y_ratio), g)
                 acc[j] = vi_round(v_min(v_set(p.sum_hi), v_max(v_set(p.sum_lo), f)))
-            out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], 0)
+            out = vb_pack_add(acc[0], acc[1], acc[2], acc[3], p.shift)
             residual += p.r_pixel
         if n == VB:
             vb_store(y, out)

@@ -15,6 +15,10 @@ cdef enum:
     RUN = 256               # pixels that are quantised before they are interleaved
     FEW = 4                 # the most channels that are
 
+    SUM = 0
+    PRODUCT = 1
+    SUM_A = 2
+
 ctypedef fused byte_t:
     uint8_t
     int8_t
@@ -269,33 +273,39 @@ def pack_range(**values):
 
 cdef struct BinaryParams:
     # y[n][p][c] of a[n][p][c] and b[n * b_n + p * b_p + c].
-    int64_t n, pixels, channels, b_n, b_p
-    int32_t product, a_zero, b_zero
-    # a * a_ratio + b * b_ratio + offset, or (a - a_zero) * (b - b_zero) * a_ratio + offset; offset
-    # holds the zero point of y, lo and hi are y's bounds.
+    int64_t n, pixels, channels, b_n, b_p, how
+    int32_t a_zero, b_zero
+    # What the bytes are less to be numbers: 128 where they stand for signed ones.
+    int32_t shift
+    # a * a_ratio + (b * b_ratio + offset) for the numbers, b's part first; with SUM_A a's first; or
+    # (a - a_zero) * (b - b_zero) * a_ratio + offset. The offset holds the zero point of y; lo and
+    # hi are y's bounds as a number.
     float a_ratio, b_ratio, offset, lo, hi
 
 
 cdef inline void combine(
-    const bint product, const BinaryParams* p, const uint8_t* a, const uint8_t* b, uint8_t* y,
+    const int how, const BinaryParams* p, const uint8_t* a, const uint8_t* b, uint8_t* y,
     int64_t count,
 ) noexcept nogil:
     cdef vf a_ratio = v_set(p.a_ratio), b_ratio = v_set(p.b_ratio), offset = v_set(p.offset)
     cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
-    cdef vi a_zero = v_iset(p.a_zero), b_zero = v_iset(p.b_zero), va, vb_
+    cdef vi a_zero = v_iset(p.shift), b_zero = a_zero, shift = a_zero, va, vb_
     cdef int64_t i = 0
     cdef int m
+    if how == PRODUCT:
+        a_zero = v_iset(p.a_zero)
+        b_zero = v_iset(p.b_zero)
     while i < count:
         m = <int>min(<int64_t>VW, count - i)
-        va = vi_load_bytes(a + i, m)
-        vb_ = vi_load_bytes(b + i, m)
-        if product:
-            f = vi_float(vi_mul(v_isub(va, a_zero), v_isub(vb_, b_zero)))
-            f = v_fma(f, a_ratio, offset)
+        va = v_isub(vi_load_bytes(a + i, m), a_zero)
+        vb_ = v_isub(vi_load_bytes(b + i, m), b_zero)
+        if how == PRODUCT:
+            f = v_add(vi_apart(v_mul(vi_float(vi_mul(va, vb_)), a_ratio)), offset)
+        elif how == SUM_A:
+            f = vi_fma(vi_float(vb_), b_ratio, vi_fma(vi_float(va), a_ratio, offset))
         else:
-            f = v_fma(vi_float(va), a_ratio, offset)
-            f = v_fma(vi_float(vb_), b_ratio, f)
-        vi_store_bytes(y + i, vi_round(v_min(hi, v_max(lo, f))), m)
+            f = vi_fma(vi_float(va), a_ratio, vi_fma(vi_float(vb_), b_ratio, offset))
+        vi_store_bytes(y + i, v_iadd(vi_round(v_min(hi, v_max(lo, f))), shift), m)
         i += VW
 
 
@@ -310,11 +320,14 @@ cdef void qbinary(const Call* c, int thread, int threads) noexcept nogil:
         i = first % p.channels
         count = min(p.channels - i, end - first)
         at = pixel // p.pixels * p.b_n + pixel % p.pixels * p.b_p + i
-        if p.product:
-            combine(True, p, (<const uint8_t*>c.buf[0]) + first, (<const uint8_t*>c.buf[1]) + at,
+        if p.how == PRODUCT:
+            combine(PRODUCT, p, (<const uint8_t*>c.buf[0]) + first, (<const uint8_t*>c.buf[1]) + at,
+                    (<uint8_t*>c.buf[2]) + first, count)
+        elif p.how == SUM_A:
+            combine(SUM_A, p, (<const uint8_t*>c.buf[0]) + first, (<const uint8_t*>c.buf[1]) + at,
                     (<uint8_t*>c.buf[2]) + first, count)
         else:
-            combine(False, p, (<const uint8_t*>c.buf[0]) + first, (<const uint8_t*>c.buf[1]) + at,
+            combine(SUM, p, (<const uint8_t*>c.buf[0]) + first, (<const uint8_t*>c.buf[1]) + at,
                     (<uint8_t*>c.buf[2]) + first, count)
         first += count
 
@@ -360,8 +373,8 @@ cdef struct QPoolParams:
     int64_t od, oh, ow, y_pixel
     int64_t kd, kh, kw, stride_d, stride_h, stride_w
     int64_t dilation_d, dilation_h, dilation_w, pad_d, pad_h, pad_w
-    int64_t channels
-    int32_t average, x_zero, y_zero
+    int64_t channels, average
+    int32_t x_zero, y_zero
     # The mean's divisor, or 0 for the number of cells inside; x_scale / y_scale; bounds less y_zero.
     int32_t divisor
     float ratio, lo, hi

@@ -384,7 +384,7 @@ def fuse_residuals(graph: Graph) -> None:
         inputs += [*node.inputs[3 - k : 6 - k], *node.inputs[6:8]]
         node.sources = merged([conv, node])
         node.name = conv.name
-        new = dataclasses.replace(op, sum_clamp=node.op.clamp)
+        new = dataclasses.replace(op, sum_clamp=node.op.clamp, residual_first=k == 3)
         node.op, node.inputs = new, inputs
         gone.add(id(conv))
     graph.nodes = [n for n in graph.nodes if id(n) not in gone]
@@ -481,6 +481,8 @@ def make_unsigned(graph: Graph) -> None:
                 node.inputs[zero] = names[old]
         if node.outputs[0] in moved:
             _move_clamp(node)
+            if isinstance(node.op, q.QLinearBinary):
+                node.op = dataclasses.replace(node.op, signed=True)  # type: ignore[call-arg]
             if isinstance(node.op, q.QuantizeLinear) and node.op.output_dtype:
                 node.op = dataclasses.replace(node.op, output_dtype=2)  # type: ignore[call-arg]
     for v in moved:

@@ -269,7 +269,8 @@ class QLinearConv(IntegerConv):
     Inputs x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B; scales and
     zero points of w may be one per filter. Passes may bound the result (``clamp``), and add a
     quantised residual with the inputs r, r_scale, r_zero_point, s_scale, s_zero_point: the result
-    is then the quantised sum, bounded by ``sum_clamp``.
+    is then the quantised sum, bounded by ``sum_clamp``, of the residual and the convolution if
+    ``residual_first`` and else of the convolution and the residual (it matters to rounding).
     """
 
     arity = (8, 14)
@@ -281,6 +282,7 @@ class QLinearConv(IntegerConv):
     strides: tuple[int, ...] | None = None
     clamp: Clamp = internal(None)
     sum_clamp: Clamp = internal(None)
+    residual_first: bool = internal(False)
 
     def infer(self, types, values):
         x, w = types[0], types[3]
@@ -300,8 +302,10 @@ class QLinearConv(IntegerConv):
         y = saturate(acc.astype(F32) * m, zero_of(y_zero), y_zero.dtype, self.clamp)
         if xs[9] is None:
             return [y]
-        add = QLinearAdd(clamp=self.sum_clamp)
-        return add.compute([y, y_scale, y_zero, *xs[9:14]])
+        add = QLinearAdd(clamp=self.sum_clamp, signed=y_zero.dtype == np.int8)
+        pair = [[y, y_scale, y_zero], xs[9:12]]
+        first, second = reversed(pair) if self.residual_first else pair
+        return add.compute([*first, *second, *xs[12:14]])
 
 
 @register
@@ -425,11 +429,16 @@ class QGemm(Op):
 
 class QLinearBinary(Op):
     """What quantised sums and products share. Inputs A, A_scale, A_zero_point, B, B_scale,
-    B_zero_point, C_scale, C_zero_point; shapes broadcast."""
+    B_zero_point, C_scale, C_zero_point; shapes broadcast.
+
+    Unsigned bytes may stand for ``signed`` ones, 128 less: what is rounded are those, zero points
+    included.
+    """
 
     domain = MICROSOFT
     arity = (2, 8)
     clamp: Clamp
+    signed: bool
 
     def infer(self, types, values):
         a, b = types[0], types[3]
@@ -440,29 +449,69 @@ class QLinearBinary(Op):
 
 @register
 class QLinearAdd(QLinearBinary):
-    """The sum of two quantised tensors, requantised."""
+    """The sum of two quantised tensors, requantised.
+
+    In the arithmetic of onnxruntime's kernel, since a sum of whole numbers of steps is often a tie.
+    """
 
     domain = MICROSOFT
     arity = (2, 8)
     clamp: Clamp = internal(None)
+    signed: bool = internal(False)
 
     def compute(self, xs):
         a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = [*xs, None][:8]
-        ra, rb, offset = sum_ratios(
-            (a_scale, zero_of(a_zero)), (b_scale, zero_of(b_zero)), (y_scale, zero_of(y_zero))
-        )
-        v = a.astype(F32) * ra + offset + b.astype(F32) * rb
-        return [saturate(v, 0, a.dtype if y_zero is None else y_zero.dtype, self.clamp)]
+        dtype = a.dtype if y_zero is None else y_zero.dtype
+        moved = [self.moved(t) for t in (a, b, dtype)]
+        terms = [
+            (a.astype(np.int32) - moved[0], a_scale, zero_of(a_zero) - moved[0]),
+            (b.astype(np.int32) - moved[1], b_scale, zero_of(b_zero) - moved[1]),
+        ]
+        if first_is_inner(a.shape, b.shape):
+            terms.reverse()
+        (a, *qa), (b, *qb) = terms
+        ra, rb, offset = sum_ratios(qa, qb, (y_scale, zero_of(y_zero) - moved[2]))
+        v = fused(a.astype(F32), ra, fused(b.astype(F32), rb, offset))
+        return [saturate(v, moved[2], dtype, self.clamp)]
+
+    def moved(self, t: Any) -> int:
+        """What numbers of this array or type are more than those that are added."""
+        return 128 if self.signed and np.dtype(getattr(t, "dtype", t)) == U8 else 0
 
 
-def sum_ratios(
-    a: tuple[np.ndarray, int], b: tuple[np.ndarray, int], y: tuple[np.ndarray, int]
-) -> tuple[np.float32, np.float32, np.float32]:
-    """(ra, rb, c): a quantised sum is round(a · ra + b · rb + c). Each argument: (scale, zero)."""
+def first_is_inner(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """Whether a sum adds its first operand to the zero points first: where that is repeated."""
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    last = [(m, n) for m, n in pairs if (m, n) != (1, 1)][-1:]
+    return bool(last) and last[0][0] == 1
+
+
+def fused(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
+    """a · b + c of float32, rounded once.
+
+    The product is exact in float64, and the sum is rounded to odd there: rounding that to float32
+    is rounding the exact sum (Boldo and Melquiond, "Emulation of FMA and Correctly Rounded Sums",
+    2008).
+    """
+    wide = np.float64
+    with np.errstate(all="ignore"):
+        p, c = a.astype(wide) * wide(b), np.asarray(c, wide)
+        s = np.asarray(p + c)
+        q = s - p
+        lost = (p - (s - q)) + (c - q)
+        odd = np.where((lost > 0) == (s > 0), np.inf, 0) * np.sign(s)
+        inexact = np.isfinite(s) & (lost != 0) & (s.view(np.int64) & 1 == 0)
+        return np.where(inexact, np.nextafter(s, odd), s).astype(F32)
+
+
+def sum_ratios(a: Any, b: Any, y: Any) -> tuple[np.float32, np.float32, np.float32]:
+    """(ra, rb, c): a quantised sum is round(a · ra + (b · rb + c)). Each argument: (scale, zero)."""
     one = np.float32
     ra = one(a[0].reshape(-1)[0]) / one(y[0].reshape(-1)[0])
     rb = one(b[0].reshape(-1)[0]) / one(y[0].reshape(-1)[0])
-    return ra, rb, one(y[1]) - (ra * one(a[1]) + rb * one(b[1]))
+    zeros = fused(np.asarray(a[1], F32), ra, rb * one(b[1]))
+    return ra, rb, one(y[1]) - one(zeros)
 
 
 @register
@@ -472,13 +521,15 @@ class QLinearMul(QLinearBinary):
     domain = MICROSOFT
     arity = (2, 8)
     clamp: Clamp = internal(None)
+    signed: bool = internal(False)
 
     def compute(self, xs):
         a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = [*xs, None][:8]
         m = multiplier(a_scale, b_scale, y_scale).reshape(())
         product = (a.astype(I32) - zero_of(a_zero)) * (b.astype(I32) - zero_of(b_zero))
-        v = product.astype(F32) * m + np.float32(zero_of(y_zero))
-        return [saturate(v, 0, a.dtype, self.clamp)]
+        moved = 128 if self.signed and a.dtype == U8 else 0
+        v = product.astype(F32) * m + np.float32(zero_of(y_zero) - moved)
+        return [saturate(v, moved, a.dtype, self.clamp)]
 
 
 @register

@@ -122,7 +122,8 @@ class Requantise:
         scale: per filter (or one), float32; unused for ``OUT_SUMS``.
         zero: of the result.
         bounds: of the result.
-        ratios, sum_bounds: of a residual.
+        ratios, sum_bounds: of a residual: the ratio of the result, its own, and what is added.
+        r_last, shift: whether the residual is added last; what bytes are more than the numbers.
     """
 
     out: int
@@ -131,12 +132,15 @@ class Requantise:
     bounds: tuple[int, int] = (0, 255)
     ratios: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)
     sum_bounds: tuple[int, int] = (0, 255)
+    r_last: bool = False
+    shift: int = 0
 
     def fields(self) -> dict[str, Any]:
         return dict(
             y_zero=self.zero, lo=self.bounds[0] - self.zero, hi=self.bounds[1] - self.zero,
             y_ratio=float(self.ratios[0]), r_ratio=float(self.ratios[1]),
-            offset=float(self.ratios[2]), sum_lo=self.sum_bounds[0], sum_hi=self.sum_bounds[1],
+            offset=float(self.ratios[2]), r_last=int(self.r_last), shift=self.shift,
+            sum_lo=self.sum_bounds[0] - self.shift, sum_hi=self.sum_bounds[1] - self.shift,
         )  # fmt: skip
 
 
@@ -294,9 +298,12 @@ def qlinear_conv(low: Lowering, node: Node) -> Any:
         ss = scale_of(low, names[12], names[13], low.dtype(yn) == S8)
         if rs is None or ss is None or low.dtype(rn) not in BYTES:
             return False
-        requantise.ratios = sum_ratios(
-            (ys.scale, ys.zero), (rs.scale, rs.zero), (ss.scale, ss.zero)
-        )
+        shift = 128 if y_type == S8 else 0
+        terms = [(s.scale, s.zero - shift) for s in (ys, rs)]
+        last, inner = reversed(terms) if op.residual_first else terms
+        ra, rb, offset = sum_ratios(last, inner, (ss.scale, ss.zero - shift))
+        requantise.ratios = (rb, ra, offset) if op.residual_first else (ra, rb, offset)
+        requantise.r_last, requantise.shift = op.residual_first, shift
         requantise.sum_bounds = bounds(op.sum_clamp, low.dtype(yn) == S8)
         residual = fetch(low, rn, CHANNELS_LAST, dense=False)
     return emit_conv(low, op, xn, xs.zero, wn, w, w_zero, bias, requantise, residual, yn)

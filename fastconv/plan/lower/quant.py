@@ -23,6 +23,7 @@ from ...graph.ops.quant import (
     QLinearMul,
     QLinearUnary,
     QuantizeLinear,
+    first_is_inner,
     multiplier,
     sum_ratios,
 )
@@ -34,6 +35,8 @@ from . import qconv  # noqa: F401  (enters the convolutions of the same family)
 from .conv import triple
 from .qbase import BYTES, I32, S8, U8, Output, bounds, emit_table, fetch, scale_of
 
+#: How the kernel combines two operands, as in ``kernels/qelementwise.pyx``.
+SUM, PRODUCT, SUM_A = range(3)
 #: Images of at most this many channels are quantised and made channels-last in one step.
 FEW = 4
 
@@ -139,8 +142,11 @@ def qlinear_binary(low: Lowering, node: Node) -> Any:
         return False
     shape = low.shape(yn)
     pair = [(names[0], scales[0]), (names[3], scales[1])]
+    # The kernel's b may be repeated; of a sum, either may come first.
+    inner = 0 if first_is_inner(low.shape(names[0]), low.shape(names[3])) else 1
     if low.shape(names[0]) != shape:
         pair.reverse()
+        inner = 1 - inner
     (an, a), (bn, b) = pair
     if low.shape(an) != shape or 0 in shape:
         return False
@@ -154,15 +160,20 @@ def qlinear_binary(low: Lowering, node: Node) -> Any:
     n = dict(n=1, pixels=1, channels=prod(shape), b_n=0, b_p=0)
     if low.shape(bn) != shape:
         n = dict(n=shape[0], pixels=prod(shape[2:]), channels=shape[1], b_n=shape[1], b_p=0)
-    product = isinstance(op, QLinearMul)
-    ratios = sum_ratios((a.scale, a.zero), (b.scale, b.zero), (y.scale, y.zero))
-    if product:
-        m = multiplier(a.scale, b.scale, y.scale).reshape(())
-        ratios = (np.float32(m), np.float32(0), np.float32(y.zero))
+    shift = 128 if signed or op.signed else 0
+    if isinstance(op, QLinearMul):
+        # Scales in the operator's order.
+        m = multiplier(scales[0].scale, scales[1].scale, y.scale).reshape(())
+        how, ratios = PRODUCT, (np.float32(m), np.float32(0), np.float32(y.zero - shift))
+    else:
+        terms = [(s.scale, s.zero - shift) for s in (a, b)]
+        how = SUM if inner else SUM_A
+        ra, rb, offset = sum_ratios(terms[1 - inner], terms[inner], (y.scale, y.zero - shift))
+        ratios = (ra, rb, offset) if inner else (rb, ra, offset)
     lo, hi = bounds(op.clamp, signed)
     params = dict(
-        **n, product=int(product), a_zero=a.zero, b_zero=b.zero, a_ratio=float(ratios[0]),
-        b_ratio=float(ratios[1]), offset=float(ratios[2]), lo=lo, hi=hi,
+        **n, how=how, a_zero=a.zero, b_zero=b.zero, shift=shift, a_ratio=float(ratios[0]),
+        b_ratio=float(ratios[1]), offset=float(ratios[2]), lo=lo - shift, hi=hi - shift,
     )  # fmt: skip
     low.step("qbinary", params, [pa, pb, output.place], work=3 * prod(shape))
     output.done()
