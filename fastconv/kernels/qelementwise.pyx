@@ -19,6 +19,9 @@ cdef enum:
     PRODUCT = 1
     SUM_A = 2
 
+    MEAN = 1                # of a pool: the sum of integers, then one factor
+    MEAN_OF_FLOATS = 2
+
 ctypedef fused byte_t:
     uint8_t
     int8_t
@@ -378,23 +381,29 @@ cdef struct QPoolParams:
     # The mean's divisor, or 0 for the number of cells inside; x_scale / y_scale; bounds less y_zero.
     int32_t divisor
     float ratio, lo, hi
+    # MEAN_OF_FLOATS: ratio is x_scale; zero is added before rounding, y_zero after.
+    float y_scale, zero
 
 
 cdef inline void window(
-    const bint average, const QPoolParams* p, const uint8_t* x, int64_t id_, int64_t ih, int64_t iw,
+    const int average, const QPoolParams* p, const uint8_t* x, int64_t id_, int64_t ih, int64_t iw,
     int n, uint8_t* y,
 ) noexcept nogil:
     """One output pixel of one block of ``n`` channels; the window starts at (id_, ih, iw)."""
     cdef int64_t kd, kh, kw, d, h, w, count = 0
     cdef const uint8_t* at
     cdef int32_t sums[VB]
+    cdef vf totals[4]
     cdef vb best = vb_zero()
     cdef float factor
+    cdef vf f
     cdef vi q
     cdef int k
     if average:
         for k in range(VB):
             sums[k] = 0
+        for k in range(4):
+            totals[k] = v_zero()
     for kd in range(p.kd):
         d = id_ + kd * p.dilation_d
         if d < 0 or d >= p.d:
@@ -410,6 +419,11 @@ cdef inline void window(
                     count += 1
                     if not average:
                         best = vb_max(best, vb_load(at) if n == VB else vb_load_n(at, n))
+                    elif average == MEAN_OF_FLOATS:
+                        for k in range((n + VW - 1) // VW):
+                            q = vi_load_bytes(at + k * VW, min(VW, n - k * VW))
+                            f = vi_float(v_isub(q, v_iset(p.x_zero)))
+                            totals[k] = v_add(totals[k], vi_apart(v_mul(f, v_set(p.ratio))))
                     elif n == VB:
                         for k in range(VB):
                             sums[k] += at[k]
@@ -421,7 +435,14 @@ cdef inline void window(
     if not average:
         vb_store_n(y, best, n)
         return
-    factor = p.ratio / <float>(p.divisor if p.divisor else max(count, 1))
+    factor = <float>(p.divisor if p.divisor else max(count, 1))
+    if average == MEAN_OF_FLOATS:
+        for k in range((n + VW - 1) // VW):
+            f = v_div(v_div(totals[k], v_set(factor)), v_set(p.y_scale))
+            f = v_min(v_set(p.hi), v_max(v_set(p.lo), v_add(f, v_set(p.zero))))
+            vi_store_bytes(y + k * VW, v_iadd(vi_round(f), v_iset(p.y_zero)), min(VW, n - k * VW))
+        return
+    factor = p.ratio / factor
     k = 0
     while k < n:
         q = v_isub(vi_load(sums + k), v_iset(<int32_t>(count * p.x_zero)))
@@ -450,10 +471,12 @@ cdef void qpool(const Call* c, int thread, int threads) noexcept nogil:
         y = (<uint8_t*>c.buf[1]) + line * p.ow * p.y_pixel + b
         iw = -p.pad_w
         for ow in range(p.ow):
-            if p.average:
-                window(True, p, x, od, oh, iw, n, y)
+            if p.average == MEAN_OF_FLOATS:
+                window(MEAN_OF_FLOATS, p, x, od, oh, iw, n, y)
+            elif p.average:
+                window(MEAN, p, x, od, oh, iw, n, y)
             else:
-                window(False, p, x, od, oh, iw, n, y)
+                window(0, p, x, od, oh, iw, n, y)
             iw += p.stride_w
             y += p.y_pixel
         unit += 1

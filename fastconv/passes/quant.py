@@ -481,7 +481,7 @@ def make_unsigned(graph: Graph) -> None:
                 node.inputs[zero] = names[old]
         if node.outputs[0] in moved:
             _move_clamp(node)
-            if isinstance(node.op, q.QLinearBinary):
+            if isinstance(node.op, (q.QLinearBinary, q.QLinearAveragePool)):
                 node.op = dataclasses.replace(node.op, signed=True)  # type: ignore[call-arg]
             if isinstance(node.op, q.QuantizeLinear) and node.op.output_dtype:
                 node.op = dataclasses.replace(node.op, output_dtype=2)  # type: ignore[call-arg]

@@ -535,7 +535,12 @@ class QLinearMul(QLinearBinary):
 @register
 class QLinearAveragePool(Op):
     """AveragePool of a quantised tensor, requantised. Inputs x, x_scale, x_zero_point, y_scale,
-    y_zero_point."""
+    y_zero_point.
+
+    The mean of few numbers is often a tie, so this is onnxruntime's arithmetic: the dequantised
+    numbers are averaged in float32, and the zero point (of ``signed`` bytes, 128 less) is added
+    before rounding.
+    """
 
     domain = MICROSOFT
     arity = (2, 5)
@@ -548,6 +553,7 @@ class QLinearAveragePool(Op):
     pads: tuple[int, ...] | None = None
     strides: tuple[int, ...] | None = None
     clamp: Clamp = internal(None)
+    signed: bool = internal(False)
 
     def window(self, x: tuple[Any, ...]) -> Window:
         """The resolved window for input shape ``x``."""
@@ -567,17 +573,17 @@ class QLinearAveragePool(Op):
     def compute(self, xs):
         x, x_scale, x_zero, y_scale, y_zero = [*xs, None][:5]
         win = self.window(x.shape)
-        total = np.zeros((*x.shape[:2], *win.output), np.int64)
-        for _, piece in cells(padded(x.astype(np.int64) - zero_of(x_zero), win, 0), win):
+        total = np.zeros((*x.shape[:2], *win.output), F32)
+        for _, piece in cells(padded(real(x, x_scale, x_zero), win, 0), win):
             total += piece
         rank = len(win.kernel_shape)
         count: Any = np.ones((1,) * rank, np.int64)
         for a in range(rank):
             n = counts(x.shape[2 + a], a, win, bool(self.count_include_pad))
             count = count * np.maximum(n, 1).reshape(-1, *(1,) * (rank - 1 - a))
-        ratio = np.float32(x_scale.reshape(-1)[0]) / np.float32(y_scale.reshape(-1)[0])
-        v = total.astype(F32) * (ratio / count.astype(F32))
-        return [saturate(v, zero_of(y_zero), x.dtype, self.clamp)]
+        moved = 128 if self.signed and x.dtype == U8 else 0
+        v = total / count.astype(F32) / np.float32(y_scale.reshape(-1)[0])
+        return [saturate(v + np.float32(zero_of(y_zero) - moved), moved, x.dtype, self.clamp)]
 
 
 def refuse_channels_last(op: Any) -> None:

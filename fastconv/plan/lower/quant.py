@@ -191,32 +191,37 @@ def qlinear_pool(low: Lowering, node: Node) -> Any:
     y = scale_of(low, names[3], names[4], signed)
     if x is None or y is None or low.dtype(xn) not in BYTES or len(shape) > 5 or 0 in shape:
         return False
+    lo, hi = bounds(op.clamp, signed)
+    # The sum of integers times one factor, or the mean of floats.
+    how = dict(
+        average=1, divisor=0, ratio=float(np.float32(x.scale[0]) / np.float32(y.scale[0])),
+        y_zero=y.zero, lo=lo - y.zero, hi=hi - y.zero, y_scale=0.0, zero=0.0,
+    )  # fmt: skip
     if isinstance(op, QLinearGlobalAveragePool):
         ones = (1,) * (len(shape) - 2)
         win = Window(shape[2:], ones, ones, (0,) * (2 * len(ones)), ones)
-        divisor = prod(shape[2:])
+        how["divisor"] = prod(shape[2:])
     else:
         win = op.window(shape)
-        divisor = 0
         if op.count_include_pad:
             if op.ceil_mode:
                 return False  # windows that pass the padding divide by fewer cells
-            divisor = prod(win.kernel_shape)
-    ratio = np.float32(x.scale[0]) / np.float32(y.scale[0])
-    lo, hi = bounds(op.clamp, signed)
-    output = emit_pool(
-        low, xn, yn, win, average=1, x_zero=x.zero, y_zero=y.zero, divisor=divisor,
-        ratio=float(ratio), lo=lo - y.zero, hi=hi - y.zero,
-    )  # fmt: skip
-    output.done()
+            how["divisor"] = prod(win.kernel_shape)
+        shift = 128 if signed or op.signed else 0
+        how |= dict(
+            average=2, ratio=float(x.scale[0]), y_scale=float(y.scale[0]), y_zero=shift,
+            zero=float(y.zero - shift), lo=lo - shift, hi=hi - shift,
+        )  # fmt: skip
+    emit_pool(low, xn, yn, win, x_zero=x.zero, **how).done()
     return None
 
 
 def max_pool(low: Lowering, xn: str, yn: str, win: Window) -> None:
     """The steps of MaxPool on bytes."""
     emit_pool(
-        low, xn, yn, win, average=0, x_zero=0, y_zero=0, divisor=0, ratio=0.0, lo=0.0, hi=0.0
-    ).done()
+        low, xn, yn, win, average=0, x_zero=0, y_zero=0, divisor=0, ratio=0.0, lo=0.0, hi=0.0,
+        y_scale=0.0, zero=0.0,
+    ).done()  # fmt: skip
 
 
 def emit_pool(low: Lowering, xn: str, yn: str, win: Window, **how: Any) -> Output:
