@@ -1,6 +1,7 @@
 """Small networks through onnxruntime's quantiser: the same results as its integer kernels."""
 
 import collections
+import pathlib
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from PIL import Image
 
 import fastconv
 
@@ -167,3 +169,45 @@ def test_dynamically_quantised_weights(quantised, tmp_path):
     got = fastconv.InferenceSession(str(path)).run(None, {"x": image(0)})[0]
     want = peer(path).run(None, {"x": image(0)})[0]
     assert np.abs(got - want).max() <= 0.02 * np.abs(want).max()
+
+
+# A real network and photographs.
+
+ROOT = pathlib.Path(__file__).parents[1] / "models"
+
+
+def photograph(name):
+    """A photograph as the bundled MobileNetV2 expects it."""
+    picture = Image.open(ROOT / "images" / name).convert("RGB").resize((224, 224))
+    x = (np.asarray(picture, np.float32) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return x.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+class Photographs(CalibrationDataReader):
+    """Two views of a photograph."""
+
+    def __init__(self):
+        x = photograph("cat.png")
+        self.items = iter([{"input": x}, {"input": np.roll(x, 40, 3)}])
+
+    def get_next(self):
+        return next(self.items, None)
+
+
+@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8])
+def test_photographs_give_the_integers_of_onnxruntime(activations, tmp_path):
+    path = tmp_path / "photographs.onnx"
+    quantize_static(
+        ROOT / "mobilenet_v2.onnx", path, Photographs(), quant_format=QuantFormat.QDQ,
+        per_channel=True, activation_type=activations,
+    )  # fmt: skip
+    other = peer(path, session__qdqisint8allowed="1")
+    cat = photograph("cat.png")
+    views = [cat, cat[:, :, ::-1].copy(), np.roll(cat, 50, 2), photograph("coffee.jpg")]
+    want = [other.run(None, {"input": x})[0] for x in views]
+    for threads in (1, 2):
+        model = fastconv.load(path, threads=threads)
+        for x, w in zip(views, want, strict=True):
+            np.testing.assert_array_equal(model(x), w)
+    # The same bits at any position of a batch.
+    np.testing.assert_array_equal(model(np.concatenate(views)), np.concatenate(want))

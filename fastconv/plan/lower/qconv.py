@@ -21,8 +21,8 @@ from ...graph.ops.quant import (
     QLinearConv,
     QLinearMatMul,
     multiplier,
-    sum_ratios,
 )
+from ...graph.ops.quant_sums import sum_ratios
 from ...graph.window import Window
 from ...records import record
 from ...sizes import checked_size

@@ -23,10 +23,9 @@ from ...graph.ops.quant import (
     QLinearMul,
     QLinearUnary,
     QuantizeLinear,
-    first_is_inner,
     multiplier,
-    sum_ratios,
 )
+from ...graph.ops.quant_sums import first_is_inner, sum_ratios
 from ...graph.window import Window
 from ...records import replace
 from ..lowering import F32, Lowering, lowers
