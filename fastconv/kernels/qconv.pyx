@@ -161,20 +161,24 @@ cdef inline vi clip_round(vf a, vf lo, vf hi) noexcept nogil:
     return vi_round(v_min(hi, v_max(lo, a)))
 
 
-cdef inline vf residual_sum(const QConvParams* p, const bint r_last, vf y, vi r) noexcept nogil:
-    cdef vf f = vi_float(v_isub(r, v_iset(p.shift)))
+cdef inline vf residual_sum(
+    const bint r_last, vf y, vf y_ratio, vf r, vf r_ratio, vf offset,
+) noexcept nogil:
     if r_last:
-        return vi_fma(f, v_set(p.r_ratio), vi_fma(y, v_set(p.y_ratio), v_set(p.offset)))
-    return vi_fma(y, v_set(p.y_ratio), vi_fma(f, v_set(p.r_ratio), v_set(p.offset)))
+        return vi_fma(r, r_ratio, vi_fma(y, y_ratio, offset))
+    return vi_fma(y, y_ratio, vi_fma(r, r_ratio, offset))
 
 
 cdef inline void store_pair(
-    const bint more, const bint r_last, const QConvParams* p, const int32_t* sums, int64_t stride, int64_t rows,
-    const int32_t* start, const float* scale, const uint8_t* residual, uint8_t* y,
+    const bint more, const bint r_last, const bint signed_sum, const QConvParams* p,
+    const int32_t* sums, int64_t stride, int64_t rows, const int32_t* start, const float* scale,
+    const uint8_t* residual, uint8_t* y,
 ) noexcept nogil:
-    """Sums of ``rows`` by two panels → bytes; ``more``: with a residual."""
-    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f
-    cdef vf sum_hi = v_set(p.sum_hi)
+    """Sums of ``rows`` by two panels → bytes; ``more``: with a residual; ``signed_sum``: of bytes
+    that are moved."""
+    cdef vf lo = v_set(p.lo), hi = v_set(p.hi), f, g
+    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
+    cdef vf sum_hi = v_set(p.sum_hi), moved = v_set(p.shift)
     cdef vf large = v_set(12582912.0)   # 1.5 * 2**23
     cdef vf large_less = v_set(12582912.0 - (p.y_zero - p.shift))
     cdef vf scales[2]
@@ -192,13 +196,16 @@ cdef inline void store_pair(
             if more:
                 # Small numbers beside this large one are rounded to whole ones, ties to even.
                 f = v_sub(v_add(v_min(hi, v_max(lo, f)), large), large_less)
-                f = residual_sum(p, r_last, f, vi_load_bytes(residual + j * VW, VW))
+                g = vi_float(vi_load_bytes(residual + j * VW, VW))
+                if signed_sum:
+                    g = v_sub(g, moved)
+                f = residual_sum(r_last, f, y_ratio, g, r_ratio, offset)
                 q[j] = vi_round(v_min(sum_hi, f))
             else:
                 # Only the upper bound is needed to convert: what is too low saturates when packed.
                 q[j] = vi_round(v_min(hi, f))
         if more:
-            vi_store_pair(y, q[0], q[1], shift, sum_least)
+            vi_store_pair(y, q[0], q[1], shift if signed_sum else 0, sum_least)
             residual += r_pixel
         else:
             vi_store_pair(y, q[0], q[1], y_zero, least)
@@ -211,22 +218,27 @@ cdef void store(
     const int32_t* start, const float* scale, const uint8_t* residual, char* y,
 ) noexcept nogil:
     """Sums of ``rows`` by ``cols`` → output elements at ``y`` (rows ``y_pixel`` apart)."""
-    cdef vf s, lo = v_set(p.lo), hi = v_set(p.hi), f
+    cdef vf s, lo = v_set(p.lo), hi = v_set(p.hi), f, g
+    cdef vf y_ratio = v_set(p.y_ratio), r_ratio = v_set(p.r_ratio), offset = v_set(p.offset)
     cdef vf sum_lo = v_set(p.sum_lo), sum_hi = v_set(p.sum_hi)
-    cdef vi b, q, r, zero = v_iset(p.y_zero), shift = v_iset(p.shift)
+    cdef vi b, q, zero = v_iset(p.y_zero), shift = v_iset(p.shift)
     cdef int64_t j = 0, i
     cdef int n
     cdef uint8_t* out
     while p.out == OUT_BYTES and j + 2 * VW <= cols:
         out = (<uint8_t*>y) + j
         if residual == NULL:
-            store_pair(False, False, p, sums + j, stride, rows, start + j, scale + j, NULL, out)
+            store_pair(False, False, False, p, sums + j, stride, rows, start + j, scale + j, NULL,
+                       out)
+        elif p.shift:
+            store_pair(True, p.r_last, True, p, sums + j, stride, rows, start + j, scale + j,
+                       residual + j, out)
         elif p.r_last:
-            store_pair(True, True, p, sums + j, stride, rows, start + j, scale + j, residual + j,
-                       out)
+            store_pair(True, True, False, p, sums + j, stride, rows, start + j, scale + j,
+                       residual + j, out)
         else:
-            store_pair(True, False, p, sums + j, stride, rows, start + j, scale + j, residual + j,
-                       out)
+            store_pair(True, False, False, p, sums + j, stride, rows, start + j, scale + j,
+                       residual + j, out)
         j += 2 * VW
     while j < cols:
         n = <int>min(<int64_t>VW, cols - j)
@@ -259,8 +271,8 @@ cdef void store(
             for i in range(rows):
                 f = v_mul(vi_float(v_iadd(vi_load(sums + i * stride + j), b)), s)
                 q = v_isub(v_iadd(clip_round(f, lo, hi), zero), shift)
-                r = vi_load_bytes(residual + i * p.r_pixel + j, n)
-                f = residual_sum(p, p.r_last, vi_float(q), r)
+                g = vi_float(v_isub(vi_load_bytes(residual + i * p.r_pixel + j, n), shift))
+                f = residual_sum(p.r_last, vi_float(q), y_ratio, g, r_ratio, offset)
                 vi_store_bytes(out, v_iadd(clip_round(f, sum_lo, sum_hi), shift), n)
                 out += p.y_pixel
         j += VW
