@@ -14,7 +14,7 @@ from fastconv import kernels
 ROOT = Path(fastconv.__file__).parent
 #: Helpers that Cython adds to every module that pickles something.
 GENERATED = ("__pyx", "__reduce", "__setstate", "__test__")
-COMPILED = ["kernels/_cpu", "plan/tape", "runtime/executor"]
+COMPILED = ["kernels/_cpu", "plan/places", "plan/tape", "runtime/executor"]
 
 
 def stub_of(path):

@@ -591,20 +591,3 @@ def sharing(step: Step) -> tuple[int, int, int, int]:
         if p is not None and p.buffer.parts == step.threads:
             return step.threads, step.pieces, i, p.buffer.nbytes // step.threads
     return step.threads, step.pieces, -1, 0
-
-
-def reference(place: Place | None) -> tuple[int, int]:
-    """How the executor names a place: ``(kind, value)``."""
-    if place is None:
-        return ABSENT, 0
-    b = place.buffer
-    kind = b.kind
-    if kind == ARENA:
-        return ARENA, b.offset + place.start
-    if kind == CONST:
-        if b.offset < 0:
-            assert b.array is not None
-            b.offset = address(b.array)
-        return CONST, b.offset + place.start
-    assert place.start == 0
-    return EXTERNAL, b.index

@@ -17,8 +17,10 @@ from ..sizes import checked_size, machine_memory
 from . import bands
 from .choice import Choices
 from .lower import LOWER
-from .lowering import F32, Lowering, PackCache, Step, reference, sharing
+from .lowering import F32, Lowering, PackCache, Step, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+from .packing import address
+from .places import references
 from .recipes import Recipes
 from .slices import Slice, assign_slices
 
@@ -155,7 +157,7 @@ def make_plan(
                     part.packed = params
             alone = s.threads == 1
             share = (1, s.pieces, -1, 0) if alone else sharing(s)
-            entry = (k.address, params, [reference(p) for p in s.places], share)
+            entry = (k.address, params, references(s.places, address), share)
         else:
             entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)

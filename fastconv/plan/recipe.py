@@ -16,7 +16,8 @@ import numpy as np
 from ..graph import Node
 from ..records import record
 from . import lowering
-from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+from .memory import CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+from .places import make_buffers, make_places, make_steps
 
 if TYPE_CHECKING:
     from .lowering import Lowering, Scaled, Step
@@ -32,7 +33,7 @@ Made = tuple["Kind", Given, tuple[int, ...], tuple[int, ...]]
 Whole = Callable[["Lowering", Node], None]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
-#: Where a place of a recipe comes from.
+#: Where a place of a recipe comes from: must agree with places.pyx.
 NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED, COMPUTED, SCALED, ROOT = range(10)
 #: In place of a layout: what an input that was postponed is to be multiplied by, and what is added.
 SCALE, SHIFT = "scale", "shift"
@@ -386,77 +387,14 @@ def follow(
         if consts is None:
             return False
         recipe.constants[id(node)] = node, consts
-    inputs, outputs, places, steps = node.inputs, node.outputs, low.places, low.steps
+    inputs, outputs, places = node.inputs, node.outputs, low.places
     if low.postponed:
         inputs = sources(low.postponed, node)
-    buffers = []
-    for nbytes, parts in recipe.buffers:
-        if nbytes < 0:
-            nbytes = values[-1 - nbytes]  # type: ignore[index]
-        buffers.append(Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts))
-    low.arena.buffers += buffers
-    made: list[Place] = []
-    for (source, value, form), const in zip(recipe.locals, consts):
-        if const is not None:
-            memory = const
-            low.keep.append(const.array)  # type: ignore[arg-type]
-        elif source == LOCAL:
-            memory = buffers[value]
-        elif source == WITHIN:
-            memory = places[inputs[value[0]], value[1]].buffer
-        elif source == ROOT:
-            memory = low.roots[low.slices[outputs[value]].root]
-        else:
-            array = computed(value, values)
-            low.keep.append(array)
-            memory = Buffer(CONST, array.nbytes, array)
-        if values is not None:
-            start, shape, dtype, layout, pixel, channels = form
-            if type(shape) is slice:
-                shape = tuple(values[shape])
-            if start < 0:
-                start = values[-1 - start]
-            if pixel < 0:
-                pixel = values[-1 - pixel]
-            if channels < 0:
-                channels = values[-1 - channels]
-            made.append(Place(memory, start, shape, dtype, layout, pixel, channels))
-        else:
-            made.append(Place(memory, *form))
-    for i, p in enumerate(recipe.parts):
-        count = len(steps)
-        used: list[Place | None] = []
-        for r in p.places:
-            if r[0] == LOCAL:
-                place = made[r[1]]
-            elif r[0] == INPUT:
-                place = places[inputs[r[1]], r[2]]
-            elif r[0] == SCALED:
-                place = getattr(low.postponed[inputs[r[1]]], r[2])
-            else:
-                used.append(None)
-                continue
-            used.append(place)
-            b = place.buffer
-            if b.kind == ARENA:
-                if b.first < 0:
-                    b.first = count
-                b.last = count
-        if values is None:
-            step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
-            step.part = p
-        else:
-            threads, macs, pieces = p.threads, p.macs, p.pieces
-            if threads < 0:
-                threads = values[-1 - threads]
-            if macs < 0:
-                macs = values[-1 - macs]
-            if pieces < 0:
-                pieces = values[-1 - pieces]
-            params = Params(p, values) if p.varying else p.params
-            step = lowering.Step(p.kernel, node, params, used, threads, macs, pieces)
-            step.packed = structs[i]  # type: ignore[index]
-        steps.append(step)
+    buffers = make_buffers(recipe.buffers, values, low.arena.buffers)
+    made = make_places(
+        recipe.locals, consts, values, buffers, inputs, outputs, low, computed
+    )
+    make_steps(recipe.parts, made, values, structs, inputs, low, node, lowering.Step, Params)
     for output, i, layout, r in recipe.named:
         name = outputs[i] if output else inputs[i]
         places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]

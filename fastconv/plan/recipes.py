@@ -29,21 +29,8 @@ from ..graph.ops.binary import Add, Div, Max, Mean, Min, Mul, Sub, Sum
 from ..graph.ops.conv import Conv
 from ..records import record
 from .choice import Choices
-from .recipe import (
-    LAYOUTS,
-    SCALE,
-    SCALED,
-    SHIFT,
-    Given,
-    Kind,
-    Made,
-    Recipe,
-    Whole,
-    follow,
-    position,
-    sources,
-    write,
-)  # fmt: skip
+from .places import inputs_key
+from .recipe import Given, Kind, Made, Recipe, Whole, follow, position, sources, write
 
 if TYPE_CHECKING:
     from .lowering import Lowering, Scaled
@@ -329,7 +316,7 @@ class Recipes:
         if kind.number < 0:
             return None
         key: list[Any] = [kind.number]
-        types, places, postponed = low.types, low.places, low.postponed
+        types, postponed = low.types, low.postponed
         buffers: list[int] = []
         names: Sequence[str] = kind.varying
         indices: Sequence[int] = kind.places
@@ -337,46 +324,8 @@ class Recipes:
             if name in postponed:
                 names, indices = self._with_sources(low, kind)
                 break
-        for name, i in zip(names, indices):
-            t = types.get(name)
-            if t is None:
-                return None
-            shape: Any = t.shape
-            key.append(len(shape))
-            if len(shape) > 2:
-                key.append(shape[:2])
-                sizes += shape[2:]
-            else:
-                key.append(shape)
-            key.append(t.dtype)
-            if name in postponed:
-                scaled = postponed[name]
-                if scaled.source in postponed:
-                    return None
-                key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
-                for layout, p in (SCALE, scaled.scale), (SHIFT, scaled.shift):
-                    if p is None:
-                        key.append(None)
-                        continue
-                    b = id(p.buffer)
-                    if b not in buffers:
-                        buffers.append(b)
-                    form = (p.buffer.kind, p.layout, p.dtype, len(p.shape), p.shape[:2])
-                    key.append((form, p.start, p.pixel, p.channels, buffers.index(b)))
-                    sizes += p.shape[2:]
-                    given.append((i, layout, p))
-                continue
-            for layout in LAYOUTS:
-                p = places.get((name, layout))
-                if p is None:
-                    key.append(None)
-                    continue
-                b = id(p.buffer)
-                if b not in buffers:
-                    buffers.append(b)
-                # Which places share memory counts: an output may share it with one of them.
-                key.append((p.buffer.kind, p.start, p.pixel, p.channels, buffers.index(b)))
-                given.append((i, layout, p))
+        if not inputs_key(low, names, indices, key, buffers, sizes, given):
+            return None
         for name in kind.node.outputs:
             if not name:
                 continue

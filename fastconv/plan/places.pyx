@@ -1,0 +1,459 @@
+"""Buffers, places, and what every plan does with each of them: the part of planning that is hot.
+
+A plan of a mobile network has some hundred steps and some hundred buffers, and a network whose
+images come in many sizes is planned again and again. What is done node by node then is here; what
+is done once for a node (writing a recipe, tracing) is in Python.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memmove
+
+from ..sizes import checked_size as _checked_size
+
+cdef extern from *:
+    bint add_passes "__builtin_add_overflow"(int64_t, int64_t, int64_t*) nogil
+
+cdef enum:
+    # As in memory.py and recipe.py.
+    ARENA = 0
+    CONST = 1
+    EXTERNAL = 2
+    ABSENT = 3
+    ALIGN = 64
+    INPUT = 1
+    LOCAL = 2
+    WITHIN = 3
+    SCALED = 8
+    ROOT = 9
+
+cdef str CHANNELS_LAST = "channels_last"
+cdef tuple LAYOUTS = ("plain", CHANNELS_LAST, "flat")
+cdef tuple NOWHERE = (ABSENT, 0)
+
+
+@cython.no_gc
+@cython.auto_pickle(False)
+@cython.final
+cdef class Buffer:
+    """A piece of memory.
+
+    Attributes:
+        kind: ``ARENA`` (of the run), ``CONST`` (``array``) or ``EXTERNAL`` (the caller's array
+            number ``index``).
+        nbytes: its size.
+        first, last: of arena memory, the first and last step that touch it; ``offset`` follows
+            from them.
+        offset: where it begins: in the arena, or the address of a constant once somebody asked.
+        parts: for scratch memory, how many threads have an equal part of it each: 1 when all of
+            them use it together, 0 when only the kernel knows. None for anything else.
+    """
+
+    cdef public int kind
+    cdef public object nbytes
+    cdef public object array
+    cdef public int index
+    cdef public int first
+    cdef public int last
+    cdef public int64_t offset
+    cdef public object parts
+
+    def __init__(
+        self, int kind, nbytes, array=None, int index=-1, int first=-1, int last=-1,
+        int64_t offset=-1, parts=None,
+    ):
+        self.kind = kind
+        self.nbytes = nbytes
+        self.array = array
+        self.index = index
+        self.first = first
+        self.last = last
+        self.offset = offset
+        self.parts = parts
+
+    def __repr__(self):
+        kind = ("ARENA", "CONST", "EXTERNAL")[self.kind]
+        return f"Buffer({kind}, nbytes={self.nbytes}, index={self.index}, offset={self.offset})"
+
+    def touch(self, int step):
+        """Note that a step uses it."""
+        if self.first < 0:
+            self.first = step
+        if step > self.last:
+            self.last = step
+
+
+@cython.no_gc
+@cython.auto_pickle(False)
+@cython.final
+cdef class Place:
+    """Where a value lives and how its elements lie there; not to be changed once made.
+
+    Attributes:
+        buffer: the memory.
+        start: first element, in bytes from the buffer's start.
+        shape: the value's logical (ONNX) shape.
+        dtype: element type.
+        layout: ``PLAIN``: C order of ``shape``. ``CHANNELS_LAST``: ``shape`` is (N, C, *spatial)
+            and memory is [N][*spatial][C], each pixel ``pixel`` elements after the one before.
+            ``FLAT``: ``shape`` is (N, C*S), flattened from channels-last, memory is [N][S][C] with
+            ``channels`` = C.
+        pixel: elements from one pixel to the next (C when dense).
+        channels: C of a ``FLAT`` value.
+        nbytes, size: of its elements alone: bytes, and how many they are.
+        dense: whether no foreign elements lie between this value's own.
+    """
+
+    cdef readonly Buffer buffer
+    cdef readonly object start
+    cdef readonly object shape
+    cdef readonly object dtype
+    cdef readonly object layout
+    cdef readonly object pixel
+    cdef readonly object channels
+
+    def __init__(
+        self, Buffer buffer not None, start, shape, dtype, layout="plain", pixel=0, channels=0
+    ):
+        self.buffer = buffer
+        self.start = start
+        self.shape = shape
+        self.dtype = dtype
+        self.layout = layout
+        self.pixel = pixel
+        self.channels = channels
+
+    def __eq__(self, other):
+        if type(other) is not Place:
+            return NotImplemented
+        cdef Place o = other
+        return self.buffer is o.buffer and (
+            self.start == o.start and self.shape == o.shape and self.dtype == o.dtype
+            and self.layout == o.layout and self.pixel == o.pixel and self.channels == o.channels
+        )
+
+    def __hash__(self):
+        return hash((id(self.buffer), self.start, self.shape, self.layout))
+
+    def __repr__(self):
+        return (
+            f"Place({self.buffer!r}, start={self.start}, shape={self.shape}, dtype={self.dtype}, "
+            f"layout={self.layout!r}, pixel={self.pixel}, channels={self.channels})"
+        )
+
+    def __replace__(self, /, **changes):
+        """A copy in which some fields are others."""
+        cdef Place new = Place.__new__(Place)
+        new.buffer = changes.pop("buffer", self.buffer)
+        new.start = changes.pop("start", self.start)
+        new.shape = changes.pop("shape", self.shape)
+        new.dtype = changes.pop("dtype", self.dtype)
+        new.layout = changes.pop("layout", self.layout)
+        new.pixel = changes.pop("pixel", self.pixel)
+        new.channels = changes.pop("channels", self.channels)
+        if changes:
+            raise TypeError(f"a Place has no {', '.join(changes)}")
+        return new
+
+    @property
+    def nbytes(self):
+        return _checked_size(self.shape, self.dtype.itemsize)
+
+    @property
+    def size(self):
+        return _checked_size(self.shape, 1)
+
+    @property
+    def dense(self):
+        return self.layout != CHANNELS_LAST or self.pixel == self.shape[1]
+
+
+cdef struct Extent:
+    int64_t offset
+    int64_t end
+    int first
+    int last
+
+
+def arrange(list buffers):
+    """Fix every buffer's offset so that those alive together do not overlap; the size of all.
+
+    Greedy by size, first fit, after Pisarchyk and Lee, "Efficient Memory Management for Deep Neural
+    Net Inference", 2020.
+
+    Raises:
+        OverflowError: an offset passes what 64 bits hold.
+    """
+    cdef list live = []
+    cdef Buffer b
+    cdef int i, at, count = 0
+    cdef int64_t nbytes, size, offset, end, total = 0
+    cdef Extent* placed
+    cdef Extent* e
+    for i in range(len(buffers)):
+        b = buffers[i]
+        if b.first >= 0:
+            live.append((-b.nbytes, b.first, i))
+    live.sort()
+    placed = <Extent*>malloc((len(live) + 1) * sizeof(Extent))
+    if placed == NULL:
+        raise MemoryError
+    try:
+        for _, _, index in live:
+            b = buffers[<Py_ssize_t>index]
+            nbytes = b.nbytes
+            if nbytes < 1:
+                nbytes = 1
+            if add_passes(nbytes, ALIGN - 1, &size):
+                raise OverflowError("a buffer of more than 64 bits")
+            size -= size % ALIGN
+            offset = 0
+            for i in range(count):
+                e = &placed[i]
+                if e.first <= b.last and b.first <= e.last:
+                    if offset <= e.offset - size:
+                        break
+                    if e.end > offset:
+                        offset = e.end
+            if add_passes(offset, size, &end):
+                raise OverflowError("an arena of more than 64 bits")
+            b.offset = offset
+            if end > total:
+                total = end
+            at = count
+            while at > 0 and placed[at - 1].offset > offset:
+                at -= 1
+            memmove(&placed[at + 1], &placed[at], (count - at) * sizeof(Extent))
+            placed[at] = Extent(offset, end, b.first, b.last)
+            count += 1
+    finally:
+        free(placed)
+    return total
+
+
+def references(list places, address):
+    """How the executor names the places of a step: ``(kind, value)`` each.
+
+    Args:
+        places: places, or None for what is absent.
+        address: gives where an array's memory begins.
+    """
+    cdef list found = []
+    cdef Place p
+    cdef Buffer b
+    for item in places:
+        if item is None:
+            found.append(NOWHERE)
+            continue
+        p = item
+        b = p.buffer
+        if b.kind == EXTERNAL:
+            if p.start != 0:
+                raise AssertionError("a part of the caller's array")
+            found.append((EXTERNAL, b.index))
+            continue
+        if b.kind == CONST and b.offset < 0:
+            b.offset = address(b.array)
+        found.append((b.kind, b.offset + <int64_t>p.start))
+    return found
+
+
+cdef inline object number(object n, list values):
+    """A number of a recipe: itself, or what a tape gave for it."""
+    if values is not None and <int64_t>n < 0:
+        return values[-1 - <int64_t>n]
+    return n
+
+
+def make_buffers(list stated, list values, list arena):
+    """Append a recipe's buffers to those of a plan; returns them alone."""
+    cdef list made = []
+    cdef Buffer b
+    for nbytes, parts in stated:
+        b = Buffer.__new__(Buffer)
+        b.kind = ARENA
+        b.nbytes = number(nbytes, values)
+        b.parts = parts
+        b.index = b.first = b.last = -1
+        b.offset = -1
+        made.append(b)
+    arena.extend(made)
+    return made
+
+
+def make_places(
+    list stated, list constants, list values, list buffers, list inputs, list outputs, low, computed
+):
+    """The places of a recipe's steps that the node's inputs do not have already.
+
+    Args:
+        stated: the recipe's ``locals``.
+        constants: the constants behind them, None for other memory.
+        values: what its tape gave, or None without one.
+        buffers: the node's own.
+        inputs, outputs: names of values.
+        low: the plan in the making.
+        computed: makes a table of sizes.
+    """
+    cdef list made = [], keep = low.keep
+    cdef dict places = low.places
+    cdef Place p
+    cdef Buffer memory
+    cdef tuple form, stating
+    cdef int i, source
+    for i in range(len(stated)):
+        stating = stated[i]
+        source, value, form = stating
+        memory = constants[i]
+        if memory is not None:
+            keep.append(memory.array)
+        elif source == LOCAL:
+            memory = buffers[<int>value]
+        elif source == WITHIN:
+            memory = (<Place?>places[inputs[<int>value[0]], value[1]]).buffer
+        elif source == ROOT:
+            memory = low.roots[low.slices[outputs[<int>value]].root]
+        else:
+            array = computed(value, values)
+            keep.append(array)
+            memory = Buffer(CONST, array.nbytes, array)
+        p = Place.__new__(Place)
+        p.buffer = memory
+        start, shape, p.dtype, p.layout, pixel, channels = form
+        p.start = number(start, values)
+        p.shape = tuple(<list>values[shape]) if type(shape) is slice else shape
+        p.pixel = number(pixel, values)
+        p.channels = number(channels, values)
+        made.append(p)
+    return made
+
+
+def make_steps(
+    list stated, list made, list values, list structs, list inputs, low, node, step_class, late_params
+):
+    """Append a recipe's steps to those of a plan.
+
+    Args:
+        stated: the recipe's parts.
+        made: the places that it made.
+        values, structs: what its tape gave, or None without one.
+        inputs: names of values.
+        low: the plan in the making.
+        node: the node that they belong to.
+        step_class: what makes a step.
+        late_params: what makes the parameters of one whose struct is known already.
+    """
+    cdef list steps = low.steps, used
+    cdef dict places = low.places
+    cdef Place p
+    cdef Buffer b
+    cdef tuple role
+    cdef int i, kind, count
+    for i in range(len(stated)):
+        part = stated[i]
+        count = len(steps)
+        used = []
+        for role in <tuple>part.places:
+            kind = role[0]
+            if kind == LOCAL:
+                p = made[<int>role[1]]
+            elif kind == INPUT:
+                p = places[inputs[<int>role[1]], role[2]]
+            elif kind == SCALED:
+                p = getattr(low.postponed[inputs[<int>role[1]]], role[2])
+            else:
+                used.append(None)
+                continue
+            used.append(p)
+            b = p.buffer
+            if b.kind == ARENA:
+                if b.first < 0:
+                    b.first = count
+                b.last = count
+        if values is None:
+            step = step_class(
+                part.kernel, node, part.params, used, part.threads, part.macs, part.pieces
+            )
+            step.part = part
+        else:
+            params = late_params(part, values) if part.varying else part.params
+            step = step_class(
+                part.kernel, node, params, used, number(part.threads, values),
+                number(part.macs, values), number(part.pieces, values),
+            )
+            step.packed = structs[i]
+        steps.append(step)
+
+
+def inputs_key(low, names, indices, list key, list buffers, list sizes, list given):
+    """Append to ``key`` what a node's steps depend on of its inputs.
+
+    Args:
+        low: the plan in the making.
+        names: the inputs that are no constants.
+        indices: which inputs these are.
+        key: extended by ranks, the first two sizes, types, and where the values lie.
+        buffers: extended by the ids of the memory met, which ``key`` names by their numbers.
+        sizes: extended by the other sizes.
+        given: extended by the places, as ``(input, layout, place)``.
+
+    Returns:
+        whether that is all; False where one has no type, or its source is postponed too.
+    """
+    cdef dict types = low.types, places = low.places, postponed = low.postponed
+    cdef int i, rank
+    cdef Place p
+    cdef tuple shape
+    for i in range(len(names)):
+        name = names[i]
+        t = types.get(name)
+        if t is None:
+            return False
+        shape = t.shape
+        rank = len(shape)
+        key.append(rank)
+        if rank > 2:
+            key.append(shape[0])
+            key.append(shape[1])
+            sizes.extend(shape[2:])
+        else:
+            key.append(shape)
+        key.append(t.dtype)
+        if postponed and name in postponed:
+            scaled = postponed[name]
+            if scaled.source in postponed:
+                return False
+            key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
+            for layout, place in ("scale", scaled.scale), ("shift", scaled.shift):
+                if place is None:
+                    key.append(None)
+                    continue
+                p = place
+                key.append((p.buffer.kind, p.layout, p.dtype, len(p.shape), p.shape[:2]))
+                key.append((p.start, p.pixel, p.channels, numbered(p.buffer, buffers)))
+                sizes.extend(p.shape[2:])
+                given.append((indices[i], layout, p))
+            continue
+        for layout in LAYOUTS:
+            place = places.get((name, layout))
+            if place is None:
+                key.append(None)
+                continue
+            p = place
+            # Which places share memory counts: an output may share it with one of them.
+            key.append(p.buffer.kind)
+            key.append(p.start)
+            key.append(p.pixel)
+            key.append(p.channels)
+            key.append(numbered(p.buffer, buffers))
+            given.append((indices[i], layout, p))
+    return True
+
+
+cdef object numbered(Buffer b, list buffers):
+    """Which of the buffers met this is; a new one is noted."""
+    at = id(b)
+    if at not in buffers:
+        buffers.append(at)
+    return buffers.index(at)
