@@ -172,15 +172,17 @@ def trace(
         except Forced as e:
             if real is not None or position(shadow) != begin:
                 return None, True
-            recipe = Recipe([], [], [], [], {}, tape_of(recorder, [], []), [], None, e.args[0])
+            tape = tape_of(recorder, [], [])
+            recipe = Recipe([], [], [], [], [], {}, tape, [], None, e.args[0])
             return recipe, recorder.narrow
         if real is None:
             return None, True
         end = position(shadow)
-        if end[3:5] != begin[3:5]:
+        if end[4] != begin[4]:
             return None, True
         writer = TracedWriter(
-            shadow, kind, given, (0, end[1]), (begin[2], end[2]), (begin[6], end[6])
+            shadow, kind, given, (0, end[1]), (begin[2], end[2]), (begin[3], end[3]),
+            (begin[6], end[6]),
         )
         recipe = writer.recipe(shadow.steps, end[5] - begin[5])
         table = kernels.table(low.isa)
@@ -346,9 +348,9 @@ def shadow_of(
             )
     roots = {}
     for name in node.outputs:
-        part = low.slices.get(name)
-        if part is not None and part.root in list(low.roots)[: made[2][6]]:
-            roots[part.root] = memory(low.roots[part.root])
+        root = low.root_of(name)
+        if root in list(low.roots)[: made[2][6]]:
+            roots[root] = memory(low.roots[root])
     shadow = TracedLowering(
         low.graph, types, low.known, low.threads, low.packs, low.isa, low.strict, low.choices,
         low.half, places=places, outputs=low.outputs, slices=low.slices, roots=roots,
@@ -429,8 +431,9 @@ def equal(real: Recipe, recipe: Recipe, values: list[Any], low: Lowering) -> boo
         if list(p.params) != list(q.params):
             return False
     buffers = [(number(n), parts) for n, parts in recipe.buffers]
-    rest = (real.buffers, real.named, real.roots, real.postponed)
-    return rest == (buffers, recipe.named, recipe.roots, recipe.postponed)
+    externals = [(i, number(n)) for i, n in recipe.externals]
+    rest = (real.buffers, real.externals, real.named, real.roots, real.postponed)
+    return rest == (buffers, externals, recipe.named, recipe.roots, recipe.postponed)
 
 
 __all__ = ["trace"]

@@ -14,7 +14,6 @@ from ..records import field, record, replace
 from ..sizes import checked_size
 from .choice import Choices, cheapest
 from .memory import (
-    ABSENT,
     ARENA,
     CHANNELS_LAST,
     CONST,
@@ -25,7 +24,7 @@ from .memory import (
     Buffer,
     Place,
 )
-from .packing import PackCache, address, aligned_copy
+from .packing import PackCache, aligned_copy
 from .packing import aligned_empty as aligned_empty  # what lowerings pack with
 from .packing import aligned_zeros as aligned_zeros
 from .packing import mapping as mapping
@@ -412,6 +411,11 @@ class Lowering:
         if both:
             self.places[name, PLAIN] = Place(buffer, 0, shape, dtype)
         return place
+
+    def root_of(self, name: str) -> str:
+        """The value in whose buffer ``name`` belongs: a Concat's result, or itself."""
+        part = self.slices.get(name)
+        return name if part is None else part.root
 
     def slice_place(self, name: str) -> Place:
         """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on.

@@ -313,7 +313,7 @@ def make_places(
         elif source == WITHIN:
             memory = (<Place?>places[inputs[<int>value[0]], value[1]]).buffer
         elif source == ROOT:
-            memory = low.roots[low.slices[outputs[<int>value]].root]
+            memory = low.roots[low.root_of(outputs[<int>value])]
         else:
             array = computed(value, values)
             keep.append(array)

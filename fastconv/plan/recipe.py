@@ -16,7 +16,7 @@ import numpy as np
 from ..graph import Node
 from ..records import record
 from . import lowering
-from .memory import CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+from .memory import CHANNELS_LAST, CONST, EXTERNAL, FLAT, PLAIN, Buffer, Place
 from .places import make_buffers, make_places, make_steps
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Recipe:
 
     Attributes:
         buffers: size and parts of each arena buffer, in the order of their making.
+        externals: outputs that the caller's arrays take: (which output, bytes). These count as
+            buffers, after the others.
         locals: the places made: (where their memory is from, start, shape, dtype, …).
         named: which of these belongs to which input or output, in which layout.
         parts: the steps.
@@ -99,6 +101,7 @@ class Recipe:
     """
 
     buffers: list[tuple[int, int | None]]
+    externals: list[tuple[int, int]]
     locals: list[tuple[Any, ...]]
     named: list[tuple[bool, int, str, tuple[Any, ...]]]
     parts: list[Part]
@@ -164,11 +167,11 @@ class Unwritable(Exception):
 
 def write(low: Lowering, made: Made) -> Recipe | None:
     """What was done for a node as a recipe; None where it cannot be said as one."""
-    kind, given, (s0, b0, p0, *same, d0, r0), (s1, b1, p1, *same_after, d1, r1) = made
+    kind, given, (s0, b0, p0, e0, same, d0, r0), (s1, b1, p1, e1, same_after, d1, r1) = made
     if same != same_after:
         return None
     try:
-        writer = Writer(low, kind, given, (b0, b1), (p0, p1), (r0, r1))
+        writer = Writer(low, kind, given, (b0, b1), (p0, p1), (e0, e1), (r0, r1))
         recipe = writer.recipe(low.steps[s0:s1], d1 - d0)
     except Unwritable:
         return None
@@ -187,6 +190,7 @@ class Writer:
         given: Given,
         buffers: tuple[int, int],
         places: tuple[int, int],
+        externals: tuple[int, int],
         roots: tuple[int, int],
     ) -> None:
         self.low = low
@@ -197,24 +201,29 @@ class Writer:
         self.buffers = low.arena.buffers[slice(*buffers)]
         self.number = {id(b): i for i, b in enumerate(self.buffers)}
         self.added = list(islice(low.places.items(), *places))
+        self.first_external = externals[0]
+        self.external = low.externals[slice(*externals)]
         self.given: dict[int, tuple[Any, ...]] = {}
         self.within: dict[int, tuple[Any, ...]] = {}
         for i, layout, p in given:
             if layout in LAYOUTS:
-                if i >= len(self.inputs) or low.places.get((self.inputs[i], layout)) is not p:
-                    raise Unwritable  # it was moved, or is not what is scaled any more
+                if i >= len(self.inputs):
+                    raise Unwritable  # it is not what is scaled any more
+                now = low.places[self.inputs[i], layout]
+                if now is not p:  # a copy of it, made for this node, lies elsewhere
+                    self.added.append(((self.inputs[i], layout), now))
                 self.given[id(p)] = (INPUT, i, layout)
                 self.within.setdefault(id(p.buffer), (WITHIN, (i, layout)))
             else:
                 self.given[id(p)] = (SCALED, i, layout)
         self.roots = []
         for i, name in enumerate(self.outputs):
-            part = low.slices.get(name)
-            if part is None or part.root not in low.roots:
+            root_name = low.root_of(name)
+            root = low.roots.get(root_name)
+            if root is None:
                 continue
-            root = low.roots[part.root]
             self.within.setdefault(id(root), (ROOT, i))
-            if part.root in islice(low.roots, *roots):
+            if root_name in islice(low.roots, *roots):
                 if id(root) not in self.number:
                     raise Unwritable
                 self.roots.append((i, self.number[id(root)]))
@@ -247,6 +256,12 @@ class Writer:
             else:
                 raise Unwritable
         buffers = [(self.written(b.nbytes), b.parts) for b in self.buffers]
+        externals = []
+        for name in self.external:
+            whole = self.low.places.get((name, PLAIN))
+            if name not in self.outputs or whole is None or whole.buffer.kind != EXTERNAL:
+                raise Unwritable
+            externals.append((self.outputs.index(name), self.written(whole.buffer.nbytes)))
         late = None
         if postponed:
             found = [(i, self.low.postponed.get(o)) for i, o in enumerate(self.outputs) if o]
@@ -260,7 +275,9 @@ class Writer:
                 i, self.inputs.index(scaled.source), self.ref(scaled.scale), scaled.per_image,
                 self.ref(scaled.shift), scaled.lo,
             )  # fmt: skip
-        return Recipe(buffers, self.locals, named, parts, {}, None, self.roots, late, -1)
+        return Recipe(
+            buffers, externals, self.locals, named, parts, {}, None, self.roots, late, -1
+        )
 
     def written(self, n: Any) -> int:
         """A number of a recipe."""
@@ -295,6 +312,9 @@ class Writer:
             return LOCAL, self.number[id(b)]
         if id(b) in self.within:
             return self.within[id(b)]
+        own = b.index - self.first_external
+        if b.kind == EXTERNAL and 0 <= own < len(self.external):
+            return LOCAL, len(self.buffers) + own
         if b.kind != CONST:
             raise Unwritable
         key = self.low.packs.key_of(b)
@@ -391,15 +411,16 @@ def follow(
     if low.postponed:
         inputs = sources(low.postponed, node)
     buffers = make_buffers(recipe.buffers, values, low.arena.buffers)
-    made = make_places(
-        recipe.locals, consts, values, buffers, inputs, outputs, low, computed
-    )
+    for i, nbytes in recipe.externals:
+        size = nbytes if nbytes >= 0 else values[-1 - nbytes]  # type: ignore[index]
+        buffers.append(low.external(outputs[i], size))
+    made = make_places(recipe.locals, consts, values, buffers, inputs, outputs, low, computed)
     make_steps(recipe.parts, made, values, structs, inputs, low, node, lowering.Step, Params)
     for output, i, layout, r in recipe.named:
         name = outputs[i] if output else inputs[i]
         places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
     for i, k in recipe.roots:
-        low.roots[low.slices[outputs[i]].root] = buffers[k]
+        low.roots[low.root_of(outputs[i])] = buffers[k]
     if recipe.postponed is not None:
         i, source, scale, per_image, shift, lo = recipe.postponed
         first, second = (

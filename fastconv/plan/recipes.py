@@ -336,15 +336,14 @@ class Recipes:
             key.append(name in low.outputs)
             key.append(name in low.due)
             part = low.slices.get(name)
-            if part is None:
-                continue
-            root: Any = types[part.root].shape
-            sizes += root[2:]
-            memory = low.roots.get(part.root)
+            memory = low.roots.get(name if part is None else part.root)
             if memory is not None and id(memory) not in buffers:
                 buffers.append(id(memory))
-            at = -1 if memory is None else buffers.index(id(memory))
-            key.append((part.channel, part.root == name, root[:2], len(root), at))
+            key.append(-1 if memory is None else buffers.index(id(memory)))
+            if part is not None:
+                root: Any = types[part.root].shape
+                sizes += root[2:]
+                key.append((part.channel, part.root == name, root[:2], len(root)))
         return tuple(key)
 
     def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
