@@ -232,6 +232,29 @@ def arrange(list buffers):
     return total
 
 
+def touch(list used, list buffers):
+    """Say anew which steps use each buffer first and last.
+
+    Args:
+        used: the places of each step.
+        buffers: all arena memory.
+    """
+    cdef Buffer b
+    cdef Place p
+    cdef int i
+    for item in buffers:
+        b = item
+        b.first = b.last = -1
+    for i in range(len(used)):
+        for item in <list?>used[i]:
+            if item is not None:
+                p = item
+                b = p.buffer
+                if b.first < 0:
+                    b.first = i
+                b.last = i
+
+
 def references(list places, address):
     """How the executor names the places of a step: ``(kind, value)`` each.
 

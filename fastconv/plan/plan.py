@@ -132,6 +132,9 @@ def make_plan(
     packs.release()
     for name in results:
         _deliver(low, name)
+    # What refers to the plan in the making would keep it until garbage is collected.
+    low.again = None
+    low.postponed.clear()
     bands.apply(low)
     size = low.arena.layout(limit)
     total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)

@@ -122,7 +122,8 @@ class Params(Mapping[str, Any]):
         self._values = values
         self._made: dict[str, Any] | None = None
 
-    def _all(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
+        """Every one of them."""
         made = self._made
         if made is None:
             made = dict(self._part.params)
@@ -136,16 +137,23 @@ class Params(Mapping[str, Any]):
         return made
 
     def __getitem__(self, name: str) -> Any:
-        return self._all()[name]
+        return self.all()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self.all())
 
     def __len__(self) -> int:
         return len(self._part.params)
 
     def __repr__(self) -> str:
-        return repr(self._all())
+        return repr(self.all())
+
+
+def plainly(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as the dictionary that they are, or come to: not to be changed."""
+    if isinstance(params, Params):
+        return params.all()
+    return params if isinstance(params, dict) else dict(params)
 
 
 def sources(postponed: Mapping[str, Scaled], node: Node) -> list[str]:
