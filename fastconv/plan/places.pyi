@@ -61,12 +61,12 @@ def make_steps(
     step_class: type[Any],
     late_params: type[Any],
 ) -> None: ...
-def inputs_key(
+def key_of(
     low: Any,
+    kind: int,
     names: Sequence[str],
     indices: Sequence[int],
-    key: list[Any],
-    buffers: list[int],
+    outputs: list[str],
     sizes: list[int],
     given: list[tuple[int, str, Place]],
-) -> bool: ...
+) -> tuple[Any, ...] | None: ...

@@ -112,6 +112,7 @@ cdef class Place:
     cdef readonly object layout
     cdef readonly object pixel
     cdef readonly object channels
+    cdef tuple reference    # how the executor names it, if it is constant, once asked
 
     def __init__(
         self, Buffer buffer not None, start, shape, dtype, layout="plain", pixel=0, channels=0
@@ -271,14 +272,18 @@ def references(list places, address):
             continue
         p = item
         b = p.buffer
-        if b.kind == EXTERNAL:
-            if p.start != 0:
-                raise AssertionError("a part of the caller's array")
+        if b.kind == ARENA:
+            found.append((ARENA, b.offset + <int64_t>p.start))
+        elif b.kind == CONST:
+            if p.reference is None:
+                if b.offset < 0:
+                    b.offset = address(b.array)
+                p.reference = (CONST, b.offset + <int64_t>p.start)
+            found.append(p.reference)
+        elif p.start == 0:
             found.append((EXTERNAL, b.index))
-            continue
-        if b.kind == CONST and b.offset < 0:
-            b.offset = address(b.array)
-        found.append((b.kind, b.offset + <int64_t>p.start))
+        else:
+            raise AssertionError("a part of the caller's array")
     return found
 
 
@@ -409,22 +414,22 @@ def make_steps(
         steps.append(step)
 
 
-def inputs_key(low, names, indices, list key, list buffers, list sizes, list given):
-    """Append to ``key`` what a node's steps depend on of its inputs.
+def key_of(low, int kind, names, indices, list outputs, list sizes, list given):
+    """What a node's steps depend on; None where one of its inputs has no type, or a source of it
+    is postponed too.
 
     Args:
         low: the plan in the making.
+        kind: the number of its kind.
         names: the inputs that are no constants.
         indices: which inputs these are.
-        key: extended by ranks, the first two sizes, types, and where the values lie.
-        buffers: extended by the ids of the memory met, which ``key`` names by their numbers.
-        sizes: extended by the other sizes.
+        outputs: its outputs.
+        sizes: extended by the sizes that the steps depend on besides, for which a recipe may hold
+            in general: all but the first two of each shape.
         given: extended by the places, as ``(input, layout, place)``.
-
-    Returns:
-        whether that is all; False where one has no type, or its source is postponed too.
     """
     cdef dict types = low.types, places = low.places, postponed = low.postponed
+    cdef list key = [kind], buffers = []
     cdef int i, rank
     cdef Place p
     cdef tuple shape
@@ -432,7 +437,7 @@ def inputs_key(low, names, indices, list key, list buffers, list sizes, list giv
         name = names[i]
         t = types.get(name)
         if t is None:
-            return False
+            return None
         shape = t.shape
         rank = len(shape)
         key.append(rank)
@@ -471,7 +476,25 @@ def inputs_key(low, names, indices, list key, list buffers, list sizes, list giv
             key.append(p.channels)
             key.append(numbered(p.buffer, buffers))
             given.append((indices[i], layout, p))
-    return True
+    results, due, slices, roots = low.outputs, low.due, low.slices, low.roots
+    for name in outputs:
+        if not name:
+            continue
+        # (A spatial size may have moved into the first two.)
+        shape = types[name].shape
+        key.append(len(shape))
+        key.append(shape[:2])
+        sizes.extend(shape[2:])
+        key.append(name in results)
+        key.append(name in due)
+        part = slices.get(name)
+        memory = roots.get(name if part is None else part.root)
+        key.append(-1 if memory is None else numbered(memory, buffers))
+        if part is not None:
+            shape = types[part.root].shape
+            sizes.extend(shape[2:])
+            key.append((part.channel, part.root == name, shape[:2], len(shape)))
+    return tuple(key)
 
 
 cdef object numbered(Buffer b, list buffers):

@@ -29,7 +29,7 @@ from ..graph.ops.binary import Add, Div, Max, Mean, Min, Mul, Sub, Sum
 from ..graph.ops.conv import Conv
 from ..records import record
 from .choice import Choices
-from .places import inputs_key
+from .places import key_of
 from .recipe import Given, Kind, Made, Recipe, Whole, follow, position, sources, write
 
 if TYPE_CHECKING:
@@ -315,36 +315,11 @@ class Recipes:
         """
         if kind.number < 0:
             return None
-        key: list[Any] = [kind.number]
-        types, postponed = low.types, low.postponed
-        buffers: list[int] = []
         names: Sequence[str] = kind.varying
         indices: Sequence[int] = kind.places
-        for name in names:
-            if name in postponed:
-                names, indices = self._with_sources(low, kind)
-                break
-        if not inputs_key(low, names, indices, key, buffers, sizes, given):
-            return None
-        for name in kind.node.outputs:
-            if not name:
-                continue
-            # (A spatial size may have moved into the first two.)
-            out: Any = types[name].shape
-            key.append((len(out), out[:2]))
-            sizes += out[2:]
-            key.append(name in low.outputs)
-            key.append(name in low.due)
-            part = low.slices.get(name)
-            memory = low.roots.get(name if part is None else part.root)
-            if memory is not None and id(memory) not in buffers:
-                buffers.append(id(memory))
-            key.append(-1 if memory is None else buffers.index(id(memory)))
-            if part is not None:
-                root: Any = types[part.root].shape
-                sizes += root[2:]
-                key.append((part.channel, part.root == name, root[:2], len(root)))
-        return tuple(key)
+        if low.postponed and not low.postponed.keys().isdisjoint(names):
+            names, indices = self._with_sources(low, kind)
+        return key_of(low, kind.number, names, indices, kind.node.outputs, sizes, given)
 
     def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
         """The varying inputs, and what those of them that were postponed come from."""
