@@ -181,7 +181,12 @@ def trace(
         if end[4] != begin[4]:
             return None, True
         writer = TracedWriter(
-            shadow, kind, given, (0, end[1]), (begin[2], end[2]), (begin[3], end[3]),
+            shadow,
+            kind,
+            given,
+            (0, end[1]),
+            (begin[2], end[2]),
+            (begin[3], end[3]),
             (begin[6], end[6]),
         )
         recipe = writer.recipe(shadow.steps, end[5] - begin[5])

@@ -283,9 +283,7 @@ class Writer:
                 i, self.inputs.index(scaled.source), self.ref(scaled.scale), scaled.per_image,
                 self.ref(scaled.shift), scaled.lo,
             )  # fmt: skip
-        return Recipe(
-            buffers, externals, self.locals, named, parts, {}, None, self.roots, late, -1
-        )
+        return Recipe(buffers, externals, self.locals, named, parts, {}, None, self.roots, late, -1)
 
     def written(self, n: Any) -> int:
         """A number of a recipe."""
