@@ -13,13 +13,12 @@ An element is computed by the same kernel with the same sums as before, so the b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
 from ..records import record
 from .lowering import Lowering, Step, cut
 from .memory import CHANNELS_LAST, EXTERNAL, Buffer, Place
-from .places import touch
+from .places import divided, touch
 from .recipe import plainly
 
 #: Values of fewer bytes per image than this may as well be written whole.
@@ -200,33 +199,14 @@ def divide(low: Lowering, parts: Sequence[Whole]) -> list[list[tuple[int, int]]]
     or there would be very many steps.
     """
     geometry = [w.rows for w in parts]
-    final = geometry[-1].oh
-    row_bytes = [w.row_bytes for w in parts[:-1]]
+    oh = geometry[-1].oh
+    stated = [
+        (r.h, r.kernel, r.stride, r.dilation, r.pad, w.row_bytes)
+        for r, w in zip(geometry, parts, strict=True)
+    ]
     room = BAND_BYTES * low.threads
-    count = 2
-    while count < final and held(geometry, row_bytes, ceil(final / count)) > room:
-        count += 1
-    while count > 1:
-        windows = [
-            needed(geometry, final * k // count, final * (k + 1) // count) for k in range(count)
-        ]
-        if anew(windows) <= MOST_ANEW and count * geometry[0].n * len(parts) <= MOST_STEPS:
-            fits = held(geometry, row_bytes, ceil(final / count)) <= 2 * room
-            return windows if fits else []
-        count -= 1
-    return []
-
-
-def anew(windows: Sequence[Sequence[tuple[int, int]]]) -> float:
-    """The largest share of a link's rows that is computed more than once."""
-    most = 0.0
-    for k in range(1, len(windows[0]) - 1):
-        have, rows = (0, 0), 0
-        for w in windows:
-            rows += w[k][1] - kept(have, w[k])[1]
-            have = w[k]
-        most = max(most, rows / max(1, windows[-1][k][1] - windows[0][k][0]) - 1)
-    return most
+    count = divided(stated, oh, geometry[0].n, room, MOST_ANEW, MOST_STEPS)
+    return [needed(geometry, oh * k // count, oh * (k + 1) // count) for k in range(count)]
 
 
 def kept(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
@@ -272,13 +252,6 @@ def needed(geometry: Sequence[Rows], begin: int, end: int) -> list[tuple[int, in
     for r in reversed(geometry):
         out.append(r.needs(*out[-1]))
     return out[::-1]
-
-
-def held(geometry: Sequence[Rows], row_bytes: Sequence[int], rows: int) -> int:
-    """Bytes of all links together for a band of so many rows in the middle."""
-    middle = max(0, (geometry[-1].oh - rows) // 2)
-    window = needed(geometry, middle, middle + rows)
-    return sum((b - a) * size for (a, b), size in zip(window[1:-1], row_bytes, strict=True))
 
 
 def keep_rows(

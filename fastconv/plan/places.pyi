@@ -34,6 +34,14 @@ class Place:
 
 def arrange(buffers: list[Buffer]) -> int: ...
 def touch(used: list[list[Place | None]], buffers: list[Buffer]) -> None: ...
+def divided(
+    stated: list[tuple[int, int, int, int, int, int]],
+    oh: int,
+    images: int,
+    room: int,
+    most_anew: float,
+    most_steps: int,
+) -> int: ...
 def references(
     places: list[Place | None], address: Callable[[np.ndarray], int]
 ) -> list[tuple[int, int]]: ...

@@ -256,6 +256,111 @@ def touch(list used, list buffers):
                 b.last = i
 
 
+cdef struct Link:
+    int64_t h
+    int64_t reach       # from the first input row of an output row to its last
+    int64_t stride
+    int64_t pad
+    int64_t nbytes      # of a row of its output
+
+
+cdef inline void window(
+    Link* links, int count, int64_t begin, int64_t end, int64_t* rows
+) noexcept nogil:
+    """The rows (begin, end) of each link's input, and of the output, for a band of the last."""
+    cdef int k
+    rows[2 * count], rows[2 * count + 1] = begin, end
+    for k in range(count - 1, -1, -1):
+        begin, end = (
+            begin * links[k].stride - links[k].pad,
+            (end - 1) * links[k].stride - links[k].pad + links[k].reach + 1,
+        )
+        begin = max(begin, 0)
+        end = min(end, links[k].h)
+        rows[2 * k], rows[2 * k + 1] = begin, end
+
+
+cdef inline int64_t held(
+    Link* links, int count, int64_t oh, int64_t each, int64_t* rows
+) noexcept nogil:
+    """Bytes between all links together for a band of so many rows in the middle."""
+    cdef int64_t total = 0
+    cdef int k
+    window(links, count, (oh - each) // 2, (oh - each) // 2 + each, rows)
+    for k in range(1, count):
+        total += (rows[2 * k + 1] - rows[2 * k]) * links[k - 1].nbytes
+    return total
+
+
+cdef double anew(
+    Link* links, int count, int64_t oh, int64_t bands, int64_t* rows, int64_t* have
+) noexcept nogil:
+    """The largest share of a link's rows that is computed more than once.
+
+    ``have`` has room for the rows that each link holds, for how many it computed, and for its first.
+    """
+    cdef int64_t b, end, shift
+    cdef int k
+    cdef double most = 0
+    for k in range(count + 1):
+        have[2 * k] = have[2 * k + 1] = 0
+        have[2 * (count + 1) + k] = 0
+    for b in range(bands):
+        window(links, count, oh * b // bands, oh * (b + 1) // bands, rows)
+        for k in range(1, count):
+            if b == 0:
+                have[3 * (count + 1) + k] = rows[2 * k]
+            end = min(have[2 * k + 1], rows[2 * k + 1])
+            shift = rows[2 * k] - have[2 * k]
+            if end <= rows[2 * k] or shift < 0 or 0 < shift < end - rows[2 * k]:
+                end = rows[2 * k]
+            have[2 * (count + 1) + k] += rows[2 * k + 1] - end
+            have[2 * k] = rows[2 * k]
+            have[2 * k + 1] = rows[2 * k + 1]
+    for k in range(1, count):
+        shift = max(1, rows[2 * k + 1] - have[3 * (count + 1) + k])
+        most = max(most, <double>have[2 * (count + 1) + k] / shift - 1)
+    return most
+
+
+def divided(list stated, int64_t oh, int images, int64_t room, double most_anew, int64_t most_steps):
+    """Into how many bands a chain of steps is cut; 0 where whole steps are better.
+
+    Args:
+        stated: of each step the rows of its input, kernel rows, stride, dilation, padding, and
+            bytes of a row of its output.
+        oh: rows of the last step's output.
+        images: how many there are.
+        room: bytes that what lies between the steps should take, and may take twice of.
+        most_anew: the largest share of rows that may be computed again.
+        most_steps: the most steps.
+    """
+    cdef int i, count = len(stated)
+    cdef int64_t bands = 2
+    cdef Link* links = <Link*>malloc((count + 1) * sizeof(Link))
+    cdef int64_t* rows = <int64_t*>malloc(6 * (count + 1) * sizeof(int64_t))
+    cdef int64_t* have = rows + 2 * (count + 1)
+    if links == NULL or rows == NULL:
+        free(links)
+        free(rows)
+        raise MemoryError
+    try:
+        for i, (h, kernel, stride, dilation, pad, nbytes) in enumerate(stated):
+            links[i] = Link(h, (kernel - 1) * dilation, stride, pad, nbytes)
+        while bands < oh and held(links, count, oh, (oh + bands - 1) // bands, rows) > room:
+            bands += 1
+        while bands > 1:
+            if bands * images * count <= most_steps:
+                if anew(links, count, oh, bands, rows, have) <= most_anew:
+                    fits = held(links, count, oh, (oh + bands - 1) // bands, rows) <= 2 * room
+                    return bands if fits else 0
+            bands -= 1
+        return 0
+    finally:
+        free(links)
+        free(rows)
+
+
 def references(list places, address):
     """How the executor names the places of a step: ``(kind, value)`` each.
 
