@@ -283,7 +283,15 @@ def trace_rules(
         tape = tape_of(recorder, outputs, [])
     except (*FAILURES, SymbolicError):
         return None
-    return None if recorder.narrow else Rules(tape, names, indices, listed)
+    if recorder.narrow:
+        return None
+    opened = {}
+    for name in names:
+        shape = found[name].shape
+        first = next((i for i, d in enumerate(shape[:2]) if type(d) is Traced), 2)
+        if first < 2:
+            opened[name] = first
+    return Rules(tape, names, indices, listed, opened)
 
 
 def shadow_of(
@@ -298,8 +306,8 @@ def shadow_of(
     node = kind.node
     left = iter(sizes)
 
-    def traced(shape: Any) -> Any:
-        return (*shape[:2], *[recorder.size(next(left)) for _ in shape[2:]])
+    def traced(shape: Any, first: int = 2) -> Any:
+        return (*shape[:first], *[recorder.size(next(left)) for _ in shape[first:]])
 
     # Forms of places by identity: what scales a postponed input has sizes of its own.
     names = sources(late, node)
@@ -308,7 +316,7 @@ def shadow_of(
     types: dict[str, TensorType] = {}
     for name in dict.fromkeys(n for n in names if n in low.types):
         t = low.types[name]
-        types[name] = TensorType(t.dtype, traced(t.shape))
+        types[name] = TensorType(t.dtype, traced(t.shape, low.opened.get(name, 2)))
         for at, p in scales.items():
             if names[at[0]] == name:
                 shapes[at] = traced(p.shape)
@@ -316,7 +324,7 @@ def shadow_of(
         if not name:
             continue
         t = low.types[name]
-        types[name] = TensorType(t.dtype, traced(t.shape))
+        types[name] = TensorType(t.dtype, traced(t.shape, low.opened.get(name, 2)))
         part = low.slices.get(name)
         if part is not None:
             t = low.types[part.root]

@@ -202,6 +202,7 @@ class Lowering:
         again: lowers a node by a recipe if there is one.
         due: values that are not to be postponed any more.
         computes: how many values were computed after having been postponed.
+        opened: of values whose first two sizes follow from those of the image, how many do not.
     """
 
     graph: Graph
@@ -228,6 +229,7 @@ class Lowering:
     again: Callable[[Node], None] | None = None
     due: set[str] = field(default_factory=set)
     computes: int = 0
+    opened: Mapping[str, int] = field(default_factory=dict)
 
     # What a node's inputs and outputs are.
 

@@ -530,12 +530,13 @@ def key_of(low, int kind, names, indices, list outputs, list sizes, list given):
         indices: which inputs these are.
         outputs: its outputs.
         sizes: extended by the sizes that the steps depend on besides, for which a recipe may hold
-            in general: all but the first two of each shape.
+            in general: all but the first two of each shape, or as few as ``low.opened`` says.
         given: extended by the places, as ``(input, layout, place)``.
     """
     cdef dict types = low.types, places = low.places, postponed = low.postponed
+    cdef dict opened = low.opened
     cdef list key = [kind], buffers = []
-    cdef int i, rank
+    cdef int i, rank, first
     cdef Place p
     cdef tuple shape
     for i in range(len(names)):
@@ -545,13 +546,14 @@ def key_of(low, int kind, names, indices, list outputs, list sizes, list given):
             return None
         shape = t.shape
         rank = len(shape)
-        key.append(rank)
-        if rank > 2:
+        first = opened.get(name, 2)
+        key.append(4 * rank + first)
+        if rank > 2 and first == 2:
             key.append(shape[0])
             key.append(shape[1])
-            sizes.extend(shape[2:])
         else:
-            key.append(shape)
+            key.append(shape[:first])
+        sizes.extend(shape[first:])
         key.append(t.dtype)
         if postponed and name in postponed:
             scaled = postponed[name]
@@ -587,9 +589,10 @@ def key_of(low, int kind, names, indices, list outputs, list sizes, list given):
             continue
         # (A spatial size may have moved into the first two.)
         shape = types[name].shape
-        key.append(len(shape))
-        key.append(shape[:2])
-        sizes.extend(shape[2:])
+        first = opened.get(name, 2)
+        key.append(4 * <int>len(shape) + first)
+        key.append(shape[:first])
+        sizes.extend(shape[first:])
         key.append(name in results)
         key.append(name in due)
         part = slices.get(name)

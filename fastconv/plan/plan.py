@@ -116,6 +116,7 @@ def make_plan(
     low.slices = _slices(low, live, set(inputs))
     if recipes is not None:
         low.again = partial(recipes.lower, low, whole=_lower)
+        low.opened = recipes.opened
     for node in live:
         low.node = node
         try:

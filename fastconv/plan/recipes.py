@@ -61,12 +61,14 @@ class Rules:
         names: the values that nodes compute.
         indices: which of ``forms`` each has.
         forms: dtype and shape of each type: a shape, or which outputs of the tape it is.
+        opened: of values whose first two sizes are among what follows, how many are not.
     """
 
     tape: Tape
     names: list[str]
     indices: list[int]
     forms: list[tuple[Any, Any]]
+    opened: dict[str, int]
 
 
 class Recipes:
@@ -80,6 +82,7 @@ class Recipes:
     Attributes:
         stored: types of the graph's constants.
         inferred: what shape rules gave, by :meth:`types_key`.
+        opened: as ``Lowering`` has it: the anchors of a detector, say.
     """
 
     def __init__(self, graph: Graph, choices: Choices, alike: bool = True) -> None:
@@ -96,6 +99,7 @@ class Recipes:
         self._narrow: dict[Hashable, int] = {}  # how often tracing led to nothing
         self._rules: dict[Hashable, list[Rules]] = {}
         self._untraced = 0
+        self.opened: dict[str, int] = {}
         self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
@@ -215,6 +219,8 @@ class Recipes:
         choices = self._rules.setdefault(tuple(key), [])
         choices.insert(0, rules)
         del choices[MOST_CHOICES:]
+        for name, first in rules.opened.items():
+            self.opened[name] = min(first, self.opened.get(name, 2))
 
     # Lowering.
 
