@@ -1,8 +1,10 @@
-"""The type stubs of compiled modules say what the modules have."""
+"""Compiled modules: stubs say what they offer to Python, and parameter structs have no gaps."""
 
 import ast
+import ctypes
 import importlib
 import inspect
+import re
 import types
 from pathlib import Path
 
@@ -126,3 +128,38 @@ def test_a_family_has_the_shape_that_the_stub_gives_it(family):
         assert all(isinstance(v, int) for v in (sizes or {}).values())
         tables.append(set(module.KERNELS))
     assert all(t == tables[0] for t in tables[1:])
+
+
+C_TYPES = {
+    "int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}  # fmt: skip
+
+
+def parameter_structs():
+    """(family, struct, fields as C types) of what kernels take, by their sources."""
+    for path in sorted((ROOT / "kernels").glob("*.p[yx][xd]")):
+        source = path.read_text()
+        sizes = {n: int(v) for n, v in re.findall(r"^    (\w+) = (\d+)\b", source, re.MULTILINE)}
+        for name, body in re.findall(
+            r"^cdef struct (\w+Params):\n((?:    .*\n|\n)*)", source, re.MULTILINE
+        ):
+            fields = []
+            for line in re.sub("#.*", "", body).split("\n"):
+                kind, _, declared = line.strip().partition(" ")
+                for field in filter(None, (d.strip() for d in declared.split(","))):
+                    _, *dims = re.split(r"[\[\]]+", field.rstrip("]"))
+                    c_type = C_TYPES[kind]
+                    for d in dims:
+                        c_type *= int(d) if d.isdigit() else sizes[d]
+                    fields.append(c_type)
+            yield path.stem, name, fields
+
+
+@pytest.mark.parametrize(("family", "name", "fields"), list(parameter_structs()))
+def test_every_byte_of_a_parameter_struct_belongs_to_a_field(family, name, fields):
+    """Others would hold anything, and plans with equal parameters would not be equal."""
+    members = [(f"f{i}", c_type) for i, c_type in enumerate(fields)]
+    struct = type(name, (ctypes.Structure,), {"_fields_": members})
+    assert fields
+    assert ctypes.sizeof(struct) == sum(map(ctypes.sizeof, fields))

@@ -51,7 +51,7 @@ cdef struct ConvParams:
     int32_t y_linear
     # Work is cut into blocks of rows × groups of weight panels.
     int64_t block_rows, block_panels
-    int32_t act
+    int64_t act
     float lo, hi, alpha, beta
 
 
@@ -396,7 +396,7 @@ cdef struct FewParams:
     int64_t y_n, y_h, y_w
     int64_t kh, kw, stride_h, stride_w, dilation_h, pad_h, pad_w
     int64_t line                    # floats of a zero-bordered line
-    int32_t act
+    int64_t act
     float lo, hi, alpha, beta
 
 

@@ -60,7 +60,7 @@ cdef struct DepthwiseParams:
     # Work is cut into blocks of rows × channels (whole vectors, but for the last block), and each
     # walks its rows in bands of strips.
     int64_t block_rows, block_channels, block_tiles
-    int32_t act
+    int64_t act
     float lo, hi, alpha, beta
 
 

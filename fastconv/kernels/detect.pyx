@@ -11,7 +11,7 @@ from fastconv.kernels.simd cimport *
 cdef struct SuppressParams:
     # Images × classes, classes, boxes per image, most kept per class.
     int64_t lists, classes, boxes, most
-    float threshold
+    double threshold
 
 
 cdef inline bint overlaps(

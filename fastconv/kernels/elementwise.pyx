@@ -13,7 +13,7 @@ cdef enum:
 
 cdef struct UnaryParams:
     int64_t n
-    int32_t act
+    int64_t act
     float alpha, beta, lo, hi
 
 

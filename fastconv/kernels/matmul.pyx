@@ -63,7 +63,7 @@ def pack_pack_b(**values):
 
 cdef struct GemvParams:
     int64_t k, n
-    int32_t act
+    int64_t act
     float lo, hi, alpha, beta
 
 

@@ -28,7 +28,7 @@ cdef struct AxisParams:
     # x is [outer][count][inner] with these strides in floats; inner elements are adjacent.
     int64_t outer, count, inner
     int64_t x_outer, x_count, y_outer, y_count
-    int32_t kind
+    int64_t kind
 
 
 cdef inline vf term(const int kind, vf a, vf shift) noexcept nogil:
@@ -350,7 +350,7 @@ cdef struct StatsParams:
     int64_t n, c, s
     int64_t x_s         # channels-last: floats from pixel to pixel
     int64_t block       # pixels per block
-    int32_t plain
+    int64_t plain
 
 
 cdef inline vf row_sum(
@@ -593,7 +593,8 @@ def pack_layer(**values):
 cdef struct LrnParams:
     int64_t rows, c, x_row, y_row
     int64_t before, size    # channels before the one in hand, and all in its window
-    float alpha, beta, bias
+    double alpha
+    float beta, bias
 
 
 cdef void lrn(const Call* c, int thread, int threads) noexcept nogil:

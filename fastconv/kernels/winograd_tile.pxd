@@ -34,7 +34,7 @@ cdef struct WinogradParams:
     int64_t m                           # output tile side: 4 or 2
     int64_t tiles_h, tiles_w            # tiles of one image
     int64_t block_tiles, block_panels   # a unit of work
-    int32_t act
+    int64_t act
     float lo, hi, alpha, beta
 
 
