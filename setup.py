@@ -30,6 +30,7 @@ SOURCES = sorted(p.stem for p in (ROOT / KERNELS).glob("[a-z]*.pyx"))
 #: Compiled once, for the lowest instruction set.
 PLAIN = [
     "fastconv/kernels/_cpu.pyx",
+    "fastconv/plan/places.pyx",
     "fastconv/plan/tape.pyx",
     "fastconv/runtime/executor.pyx",
 ]

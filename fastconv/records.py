@@ -35,7 +35,10 @@ else:
         return Spec("", default, default_factory, metadata if repr else {"hidden": True})
 
     def replace(item, /, **changes):
-        """A copy of a record without slots in which some fields, which it has, are others."""
+        """A copy of a record without slots (or of what has ``__replace__``) with other values."""
+        own = getattr(type(item), "__replace__", None)
+        if own is not None:
+            return own(item, **changes)
         new = object.__new__(type(item))
         values = new.__dict__
         values.update(item.__dict__)

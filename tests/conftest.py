@@ -15,9 +15,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--graphs", type=int, default=2000, help="random networks to compare (default 2000)"
     )
-    parser.addoption(
-        "--graphs-seed", type=int, default=0, help="number of the first random network (default 0)"
-    )
+    parser.addoption("--graphs-seed", type=int, default=0, help="which random networks (default 0)")
 
 
 @pytest.fixture(scope="session", autouse=True)

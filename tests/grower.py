@@ -48,6 +48,42 @@ class Network:
         return "\n".join([*lines, f"outputs {list(self.expected)}", f"shapes {shapes}"])
 
 
+class Choices:
+    """Choices that bytes make: as many as there are, then the first of what there is to choose.
+
+    Hypothesis draws the bytes. Each choice takes the same number of them, so that a byte made
+    smaller is one choice made plainer; and as they are one draw, no two networks of a run are
+    copies of each other but for one choice, which is what hypothesis makes of many small draws.
+
+    Args:
+        data: the bytes, ``WIDTH`` for a choice.
+    """
+
+    WIDTH = 2
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def randrange(self, low: int, high: int | None = None) -> int:
+        """A number from ``low`` (or 0) on, less than ``high`` (or the one argument)."""
+        low, high = (0, low) if high is None else (low, high)
+        taken = self.data[self.at : self.at + self.WIDTH]
+        self.at += self.WIDTH
+        return low + int.from_bytes(taken, "big") % (high - low)
+
+    def randint(self, low: int, high: int) -> int:
+        return self.randrange(low, high + 1)
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        return options[self.randrange(len(options))]
+
+    def sample(self, options: Sequence[Any], count: int) -> list[Any]:
+        """Some of the options, each at most once."""
+        left = list(options)
+        return [left.pop(self.randrange(len(left))) for _ in range(count)]
+
+
 class Refused(Exception):
     """The reference does not run a node, or its result is of no use here."""
 
@@ -57,7 +93,7 @@ class Grower:
     """A network in the making.
 
     Args:
-        draw: where choices come from: the methods of random.Random.
+        draw: where choices come from: the methods of random.Random that ``Choices`` has.
     """
 
     draw: Any
@@ -75,7 +111,7 @@ class Grower:
         return options[self.draw.randrange(len(options))]
 
     def chance(self, percent: int) -> bool:
-        return self.draw.randrange(100) < percent
+        return self.draw.randrange(100) >= 100 - percent  # the plainest is that it is not so
 
     def int(self, low: int, high: int) -> int:
         return self.draw.randrange(low, high + 1)

@@ -63,11 +63,11 @@ def network(draw: Any, most: int = 9) -> Network:
     """A random network.
 
     Args:
-        draw: the methods of random.Random: an instance, or what hypothesis gives for one.
+        draw: the methods of random.Random that ``Choices`` has.
         most: most steps.
     """
     g = Grower(draw, draw.choice(OPSETS))
-    g.rng = np.random.default_rng(draw.randrange(1 << 30))
+    g.rng = np.random.default_rng(draw.randrange(1 << 15))
     channels = g.int(1, 8) if g.chance(70) else g.pick([12, 16, 17, 24, 32, 33])
     shape = (g.int(1, 2), channels, g.int(1, 9), g.int(1, 9))
     g.feeds["x"] = g.values["x"] = g.rng.standard_normal(shape).astype(F32)

@@ -1,5 +1,7 @@
 """Chains of steps that are done a few rows at a time: the same bits, in less memory."""
 
+from math import ceil
+
 import numpy as np
 import pytest
 from harness import ISAS
@@ -13,6 +15,7 @@ from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.matmul import MatMul
 from fastconv.graph.ops.pool import AveragePool, MaxPool
 from fastconv.plan import bands, lowering
+from fastconv.plan.places import divided
 from fastconv.runtime.engine import Engine
 
 
@@ -204,3 +207,56 @@ def test_scratch_memory_fits_the_blocks_of_every_band(monkeypatch):
     assert len(set(rows)) == len(rows) > 1
     assert list(sizes) == sorted(sizes)
     assert sizes[0] < sizes[-1]
+
+
+def divided_plainly(geometry, row_bytes, room):
+    """Into how many bands a chain is cut, as ``divided`` has it; 0 for none."""
+    final = geometry[-1].oh
+
+    def held(rows):
+        middle = max(0, (final - rows) // 2)
+        window = bands.needed(geometry, middle, middle + rows)
+        return sum((b - a) * size for (a, b), size in zip(window[1:-1], row_bytes, strict=False))
+
+    def anew(windows):
+        most = 0.0
+        for k in range(1, len(windows[0]) - 1):
+            have, rows = (0, 0), 0
+            for w in windows:
+                rows += w[k][1] - bands.kept(have, w[k])[1]
+                have = w[k]
+            most = max(most, rows / max(1, windows[-1][k][1] - windows[0][k][0]) - 1)
+        return most
+
+    count = 2
+    while count < final and held(ceil(final / count)) > room:
+        count += 1
+    while count > 1:
+        cuts = [(final * k // count, final * (k + 1) // count) for k in range(count)]
+        windows = [bands.needed(geometry, *c) for c in cuts]
+        steps = count * geometry[0].n * len(geometry)
+        if anew(windows) <= bands.MOST_ANEW and steps <= bands.MOST_STEPS:
+            return count if held(ceil(final / count)) <= 2 * room else 0
+        count -= 1
+    return 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 2),
+                          st.integers(0, 3), st.integers(1, 2000)), min_size=2, max_size=5),
+       st.integers(10, 200), st.integers(1, 4), st.integers(1, 100_000))  # fmt: skip
+def test_chains_are_divided_as_the_plain_rule_says(layers, height, images, room):
+    geometry, row_bytes = [], []
+    for kernel, stride, dilation, pad, size in layers:
+        oh = (height + 2 * pad - (kernel - 1) * dilation - 1) // stride + 1
+        if oh < 2:
+            return
+        geometry.append(bands.Rows(images, height, oh, kernel, stride, dilation, pad))
+        row_bytes.append(size)
+        height = oh
+    stated = [
+        (r.h, r.kernel, r.stride, r.dilation, r.pad, n)
+        for r, n in zip(geometry, row_bytes, strict=True)
+    ]
+    got = divided(stated, height, images, room, bands.MOST_ANEW, bands.MOST_STEPS)
+    assert got == divided_plainly(geometry, row_bytes, room)

@@ -11,7 +11,8 @@ from fastconv.graph.ops.binary import Add
 from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.move import Concat
 from fastconv.graph.ops.pool import MaxPool
-from fastconv.plan.memory import ARENA, Arena, Buffer
+from fastconv.plan.memory import ALIGN, ARENA, CHANNELS_LAST, Arena, Buffer, Place
+from fastconv.records import replace
 from fastconv.runtime.engine import Engine
 
 F32 = np.dtype(np.float32)
@@ -75,16 +76,63 @@ def test_concats_that_share_values_in_any_order_keep_them_apart(picks, seed):
     check(graph, {"x": rng.standard_normal(shape).astype(np.float32)})
 
 
-@given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 6)), max_size=30))
+def arranged(buffers):
+    """Offsets by first fit, the largest buffer first, as ``Arena`` has them; and the size."""
+    placed, offsets = [], {}
+    live = [b for b in buffers if b.first >= 0]
+    for b in sorted(live, key=lambda b: (-b.nbytes, b.first)):
+        size = -(-max(b.nbytes, 1) // ALIGN) * ALIGN
+        offset = 0
+        for begin, end, o in sorted(placed, key=lambda p: p[:2]):
+            if b.first <= o.last and o.first <= b.last:
+                if offset + size <= begin:
+                    break
+                offset = max(offset, end)
+        placed.append((offset, offset + size, b))
+        offsets[id(b)] = offset
+    return [offsets.get(id(b), -1) for b in buffers], max((e for _, e, _ in placed), default=0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.integers(-1, 20), st.integers(0, 6)), max_size=30)
+)
 def test_buffers_alive_together_never_overlap(cases):
     arena = Arena([Buffer(ARENA, n, first=a, last=a + d) for n, a, d in cases])
     size = arena.layout()
-    for i, b in enumerate(arena.buffers):
+    assert ([b.offset for b in arena.buffers], size) == arranged(arena.buffers)
+    live = [b for b in arena.buffers if b.first >= 0]
+    for i, b in enumerate(live):
         assert b.offset >= 0
         assert b.offset + b.nbytes <= size
-        for o in arena.buffers[:i]:
+        for o in live[:i]:
             if b.first <= o.last and o.first <= b.last:
                 assert b.offset + b.nbytes <= o.offset or o.offset + o.nbytes <= b.offset
+
+
+@pytest.mark.parametrize("nbytes", [1 << 62, (1 << 63) - 1, 1 << 63, 1 << 70])
+def test_more_bytes_than_can_be_counted_are_an_error(nbytes):
+    arena = Arena([Buffer(ARENA, nbytes, first=0, last=1) for _ in range(3)])
+    with pytest.raises(MemoryLimitError, match="64 bits"):
+        arena.layout()
+
+
+def test_a_place_is_replaced_and_compared_by_what_it_says():
+    buffer = Buffer(ARENA, 64)
+    place = Place(buffer, 0, (1, 4, 2, 2), F32, CHANNELS_LAST, 4)
+    same = replace(place)
+    assert same == place
+    assert hash(same) == hash(place)
+    assert same is not place
+    wide = replace(place, pixel=6, start=8)
+    assert (wide.start, wide.pixel, wide.shape, wide.buffer) == (8, 6, place.shape, buffer)
+    assert wide != place
+    assert place.dense
+    assert not wide.dense
+    assert place != replace(place, buffer=Buffer(ARENA, 64))
+    with pytest.raises(TypeError, match="no height"):
+        replace(place, height=2)
+    with pytest.raises(AttributeError):
+        place.start = 4
 
 
 def test_a_memory_limit_is_kept_with_an_error_that_says_so():

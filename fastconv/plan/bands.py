@@ -13,12 +13,13 @@ An element is computed by the same kernel with the same sums as before, so the b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 from typing import Any
 
-from ..records import record, replace
+from ..records import record
 from .lowering import Lowering, Step, cut
 from .memory import CHANNELS_LAST, EXTERNAL, Buffer, Place
+from .places import divided, touch
+from .recipe import plainly
 
 #: Values of fewer bytes per image than this may as well be written whole.
 LINK_BYTES = 1 << 20
@@ -56,11 +57,40 @@ class Rows:
         return max(0, first), min(self.h, last + 1)
 
 
+@record(slots=True)
+class Whole:
+    """A step that is cut into bands.
+
+    Attributes:
+        step: the step.
+        rows: its rows.
+        params: its parameters.
+        row_bytes: bytes of a row of its output.
+        cuts: how a band of so many rows is cut for the threads.
+        tables: the pointer tables for blocks of so many rows.
+    """
+
+    step: Step
+    rows: Rows
+    params: dict[str, Any]
+    row_bytes: int
+    cuts: dict[int, dict[str, int]]
+    tables: dict[int, Place]
+
+    @staticmethod
+    def of(step: Step) -> Whole:
+        """A step that ``rows_of`` says something of."""
+        rows = rows_of(step)
+        assert rows is not None
+        params = plainly(step.params)
+        return Whole(step, rows, params, 4 * int(params["y_h"]), {}, {})
+
+
 def rows_of(step: Step) -> Rows | None:
     """The rows of a step that can be cut into bands, or None."""
-    p = step.params
     if step.kernel not in ROW_KERNELS:
         return None
+    p = plainly(step.params)
     if p.get("d", 1) != 1 or p.get("od", 1) != 1 or p.get("y_0", 0) or p["n"] > IMAGES:
         return None
     if p.get("linear") == 2:
@@ -151,56 +181,32 @@ def apply(low: Lowering) -> None:
     low.steps = []
     for chain in todo:
         low.steps += steps[at : chain[0]]
-        parts = [steps[i] for i in chain]
+        parts = [Whole.of(steps[i]) for i in chain]
         windows = divide(low, parts)
         if windows:
             emit(low, parts, windows)
         else:
-            low.steps += parts
+            low.steps += [w.step for w in parts]
         at = chain[-1] + 1
     low.steps += steps[at:]
-    for b in low.arena.buffers:
-        b.first = b.last = -1
-    for i, s in enumerate(low.steps):
-        for q in s.places:
-            if q is not None:
-                q.buffer.touch(i)
+    touch([s.places for s in low.steps], low.arena.buffers)
 
 
-def divide(low: Lowering, parts: Sequence[Step]) -> list[list[tuple[int, int]]]:
+def divide(low: Lowering, parts: Sequence[Whole]) -> list[list[tuple[int, int]]]:
     """The rows of every band: of the chain's input, of each link and of its output.
 
     Nothing where whole steps are better: where so few rows fit that many would be computed again,
     or there would be very many steps.
     """
-    geometry = [r for r in map(rows_of, parts) if r is not None]
-    final = geometry[-1].oh
-    row_bytes = [link_row(s) for s in parts[:-1]]
+    geometry = [w.rows for w in parts]
+    oh = geometry[-1].oh
+    stated = [
+        (r.h, r.kernel, r.stride, r.dilation, r.pad, w.row_bytes)
+        for r, w in zip(geometry, parts, strict=True)
+    ]
     room = BAND_BYTES * low.threads
-    count = 2
-    while count < final and held(geometry, row_bytes, ceil(final / count)) > room:
-        count += 1
-    while count > 1:
-        windows = [
-            needed(geometry, final * k // count, final * (k + 1) // count) for k in range(count)
-        ]
-        if anew(windows) <= MOST_ANEW and count * geometry[0].n * len(parts) <= MOST_STEPS:
-            fits = held(geometry, row_bytes, ceil(final / count)) <= 2 * room
-            return windows if fits else []
-        count -= 1
-    return []
-
-
-def anew(windows: Sequence[Sequence[tuple[int, int]]]) -> float:
-    """The largest share of a link's rows that is computed more than once."""
-    most = 0.0
-    for k in range(1, len(windows[0]) - 1):
-        have, rows = (0, 0), 0
-        for w in windows:
-            rows += w[k][1] - kept(have, w[k])[1]
-            have = w[k]
-        most = max(most, rows / max(1, windows[-1][k][1] - windows[0][k][0]) - 1)
-    return most
+    count = divided(stated, oh, geometry[0].n, room, MOST_ANEW, MOST_STEPS)
+    return [needed(geometry, oh * k // count, oh * (k + 1) // count) for k in range(count)]
 
 
 def kept(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
@@ -216,30 +222,28 @@ def kept(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
 
 
 def emit(
-    low: Lowering, parts: Sequence[Step], windows: Sequence[Sequence[tuple[int, int]]]
+    low: Lowering, parts: Sequence[Whole], windows: Sequence[Sequence[tuple[int, int]]]
 ) -> None:
     """Append a chain's steps, band by band."""
-    geometry = [r for r in map(rows_of, parts) if r is not None]
-    row_bytes = [link_row(s) for s in parts[:-1]]
+    row_bytes = [w.row_bytes for w in parts[:-1]]
     buffers = [
         low.buffer(max(w[k + 1][1] - w[k + 1][0] for w in windows) * row_bytes[k])
         for k in range(len(row_bytes))
     ]
-    tables: dict[tuple[int, int], Place] = {}
-    for image in range(geometry[0].n):
+    for image in range(parts[0].rows.n):
         have = [(0, 0)] * len(buffers)
         for window in windows:
-            for k, step in enumerate(parts):
+            for k, whole in enumerate(parts):
                 begin, end = window[k + 1]
                 source = None if k == 0 else (buffers[k - 1], window[k][0])
                 if k == len(buffers):
-                    part(low, step, geometry[k], image, (begin, end), source, None, tables)
+                    part(low, whole, image, (begin, end), source, None)
                     continue
-                keep = keep_rows(low, buffers[k], row_bytes[k], have[k], (begin, end), step)
+                keep = keep_rows(low, buffers[k], row_bytes[k], have[k], (begin, end), whole.step)
                 have[k] = (begin, end)
                 if keep < end:
                     target = (buffers[k], begin)
-                    part(low, step, geometry[k], image, (keep, end), source, target, tables)
+                    part(low, whole, image, (keep, end), source, target)
 
 
 def needed(geometry: Sequence[Rows], begin: int, end: int) -> list[tuple[int, int]]:
@@ -248,18 +252,6 @@ def needed(geometry: Sequence[Rows], begin: int, end: int) -> list[tuple[int, in
     for r in reversed(geometry):
         out.append(r.needs(*out[-1]))
     return out[::-1]
-
-
-def held(geometry: Sequence[Rows], row_bytes: Sequence[int], rows: int) -> int:
-    """Bytes of all links together for a band of so many rows in the middle."""
-    middle = max(0, (geometry[-1].oh - rows) // 2)
-    window = needed(geometry, middle, middle + rows)
-    return sum((b - a) * size for (a, b), size in zip(window[1:-1], row_bytes, strict=True))
-
-
-def link_row(step: Step) -> int:
-    """Bytes of one row of a step's output."""
-    return 4 * int(step.params["y_h"])
 
 
 def keep_rows(
@@ -286,59 +278,60 @@ def keep_rows(
 
 def part(
     low: Lowering,
-    step: Step,
-    r: Rows,
+    whole: Whole,
     image: int,
     rows: tuple[int, int],
     source: tuple[Buffer, int] | None,
     target: tuple[Buffer, int] | None,
-    tables: dict[tuple[int, int], Place],
 ) -> None:
     """Append a step for some rows of one image.
 
     Args:
         low: the plan in the making.
-        step: the whole step.
-        r: its rows.
+        whole: the whole step.
         image: which image.
         rows: the output rows.
         source: where the input's rows lie, and the number of the first; None for its own place.
         target: the same of the output.
-        tables: the pointer tables that the chain's steps have so far.
     """
     begin, end = rows
-    first, last = r.needs(begin, end)
-    p: dict[str, Any] = dict(step.params)
-    places = list(step.places)
+    step, r = whole.step, whole.rows
+    p = whole.params.copy()
+    places = step.places.copy()
+    p["oh"] = end - begin
     if step.kernel == "conv_few":
-        p.update(oh=end - begin, pad_h=r.pad - begin * r.stride)
+        p["pad_h"] = r.pad - begin * r.stride
     else:
-        p.update(n=1, h=last - first, oh=end - begin, pad_h=r.pad + first - begin * r.stride)
+        first, last = r.needs(begin, end)
+        p["n"], p["h"] = 1, last - first
+        p["pad_h"] = r.pad + first - begin * r.stride
         places[0] = moved(places[0], p["x_n"], p["x_h"], image, (first, last), source)
     places[-1] = moved(places[-1], p["y_n"], p["y_h"], image, rows, target)
     residual = ROW_KERNELS[step.kernel][1]
     if residual is not None and places[residual] is not None:
         places[residual] = moved(places[residual], p["r_n"], p["r_h"], image, rows, None)
-    p.update(blocks(low, step, p))
+    sizes = whole.cuts.get(end - begin)
+    if sizes is None:
+        sizes = whole.cuts[end - begin] = blocks(low, step, p)
+    p.update(sizes)
     macs = step.macs * (end - begin) // (r.oh * r.n)
     work = macs or (end - begin) * p["y_h"] * p["kh"] * p["kw"]
     if step.kernel == "conv":
         # Where a thread's part of the table begins follows from the size of a block.
-        places[5] = table(low, step, p, tables)
-    append(low, Step(step.kernel, step.node, p, places, macs=macs), work, step)
+        places[5] = table(low, whole, p)
+    append(low, Step(step.kernel, step.node, p, places, 1, macs), work, step)
 
 
-def table(
-    low: Lowering, step: Step, p: dict[str, Any], tables: dict[tuple[int, int], Place]
-) -> Place:
+def table(low: Lowering, whole: Whole, p: dict[str, Any]) -> Place:
     """The scratch memory of a ``conv`` step for its blocks of rows; bands of one size share it."""
-    from .lower.conv import pointer_table
+    found = whole.tables.get(p["block_rows"])
+    if found is None:
+        from .lower.conv import pointer_table
 
-    key = (id(step), p["block_rows"])
-    if key not in tables:
         taps = p["kd"] * p["kh"] * p["kw"]
-        tables[key] = pointer_table(low, step.threads, taps, p["wide"], p["block_rows"])
-    return tables[key]
+        found = pointer_table(low, whole.step.threads, taps, p["wide"], p["block_rows"])
+        whole.tables[p["block_rows"]] = found
+    return found
 
 
 def blocks(low: Lowering, step: Step, p: dict[str, Any]) -> dict[str, int]:
@@ -373,15 +366,19 @@ def moved(
     assert place is not None
     shape = (1, place.shape[1], rows[1] - rows[0], *place.shape[3:])
     if window is None:
+        buffer = place.buffer
         start = place.start + 4 * (image * image_step + rows[0] * row_step)
-        return replace(place, start=start, shape=shape)
-    return replace(place, buffer=window[0], start=4 * (rows[0] - window[1]) * row_step, shape=shape)
+    else:
+        buffer = window[0]
+        start = 4 * (rows[0] - window[1]) * row_step
+    return Place(buffer, start, shape, place.dtype, place.layout, place.pixel, place.channels)
 
 
 def append(low: Lowering, new: Step, work: int, whole: Step) -> None:
     """Append a step, shared by threads as its work deserves, at most as the whole one was."""
     new.threads = min(whole.threads, low.threads_for(work))
-    new.pieces = cut(new.threads, work, None, new.places)
-    if any(q is not None and (q.buffer.parts or 0) > new.threads for q in new.places):
-        new.pieces = new.threads  # each has the scratch memory of its number
+    if new.threads > 1:
+        new.pieces = cut(new.threads, work, None, new.places)
+        if any(q is not None and (q.buffer.parts or 0) > new.threads for q in new.places):
+            new.pieces = new.threads  # each has the scratch memory of its number
     low.steps.append(new)

@@ -172,15 +172,22 @@ def trace(
         except Forced as e:
             if real is not None or position(shadow) != begin:
                 return None, True
-            recipe = Recipe([], [], [], [], {}, tape_of(recorder, [], []), [], None, e.args[0])
+            tape = tape_of(recorder, [], [])
+            recipe = Recipe([], [], [], [], [], {}, tape, [], None, e.args[0])
             return recipe, recorder.narrow
         if real is None:
             return None, True
         end = position(shadow)
-        if end[3:5] != begin[3:5]:
+        if end[4] != begin[4]:
             return None, True
         writer = TracedWriter(
-            shadow, kind, given, (0, end[1]), (begin[2], end[2]), (begin[6], end[6])
+            shadow,
+            kind,
+            given,
+            (0, end[1]),
+            (begin[2], end[2]),
+            (begin[3], end[3]),
+            (begin[6], end[6]),
         )
         recipe = writer.recipe(shadow.steps, end[5] - begin[5])
         table = kernels.table(low.isa)
@@ -276,7 +283,15 @@ def trace_rules(
         tape = tape_of(recorder, outputs, [])
     except (*FAILURES, SymbolicError):
         return None
-    return None if recorder.narrow else Rules(tape, names, indices, listed)
+    if recorder.narrow:
+        return None
+    opened = {}
+    for name in names:
+        shape = found[name].shape
+        first = next((i for i, d in enumerate(shape[:2]) if type(d) is Traced), 2)
+        if first < 2:
+            opened[name] = first
+    return Rules(tape, names, indices, listed, opened)
 
 
 def shadow_of(
@@ -291,8 +306,8 @@ def shadow_of(
     node = kind.node
     left = iter(sizes)
 
-    def traced(shape: Any) -> Any:
-        return (*shape[:2], *[recorder.size(next(left)) for _ in shape[2:]])
+    def traced(shape: Any, first: int = 2) -> Any:
+        return (*shape[:first], *[recorder.size(next(left)) for _ in shape[first:]])
 
     # Forms of places by identity: what scales a postponed input has sizes of its own.
     names = sources(late, node)
@@ -301,7 +316,7 @@ def shadow_of(
     types: dict[str, TensorType] = {}
     for name in dict.fromkeys(n for n in names if n in low.types):
         t = low.types[name]
-        types[name] = TensorType(t.dtype, traced(t.shape))
+        types[name] = TensorType(t.dtype, traced(t.shape, low.opened.get(name, 2)))
         for at, p in scales.items():
             if names[at[0]] == name:
                 shapes[at] = traced(p.shape)
@@ -309,7 +324,7 @@ def shadow_of(
         if not name:
             continue
         t = low.types[name]
-        types[name] = TensorType(t.dtype, traced(t.shape))
+        types[name] = TensorType(t.dtype, traced(t.shape, low.opened.get(name, 2)))
         part = low.slices.get(name)
         if part is not None:
             t = low.types[part.root]
@@ -346,9 +361,9 @@ def shadow_of(
             )
     roots = {}
     for name in node.outputs:
-        part = low.slices.get(name)
-        if part is not None and part.root in list(low.roots)[: made[2][6]]:
-            roots[part.root] = memory(low.roots[part.root])
+        root = low.root_of(name)
+        if root in list(low.roots)[: made[2][6]]:
+            roots[root] = memory(low.roots[root])
     shadow = TracedLowering(
         low.graph, types, low.known, low.threads, low.packs, low.isa, low.strict, low.choices,
         low.half, places=places, outputs=low.outputs, slices=low.slices, roots=roots,
@@ -429,8 +444,9 @@ def equal(real: Recipe, recipe: Recipe, values: list[Any], low: Lowering) -> boo
         if list(p.params) != list(q.params):
             return False
     buffers = [(number(n), parts) for n, parts in recipe.buffers]
-    rest = (real.buffers, real.named, real.roots, real.postponed)
-    return rest == (buffers, recipe.named, recipe.roots, recipe.postponed)
+    externals = [(i, number(n)) for i, n in recipe.externals]
+    rest = (real.buffers, real.externals, real.named, real.roots, real.postponed)
+    return rest == (buffers, externals, recipe.named, recipe.roots, recipe.postponed)
 
 
 __all__ = ["trace"]

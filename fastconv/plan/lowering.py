@@ -14,7 +14,6 @@ from ..records import field, record, replace
 from ..sizes import checked_size
 from .choice import Choices, cheapest
 from .memory import (
-    ABSENT,
     ARENA,
     CHANNELS_LAST,
     CONST,
@@ -25,7 +24,7 @@ from .memory import (
     Buffer,
     Place,
 )
-from .packing import PackCache, address, aligned_copy
+from .packing import PackCache, aligned_copy
 from .packing import aligned_empty as aligned_empty  # what lowerings pack with
 from .packing import aligned_zeros as aligned_zeros
 from .packing import mapping as mapping
@@ -203,6 +202,7 @@ class Lowering:
         again: lowers a node by a recipe if there is one.
         due: values that are not to be postponed any more.
         computes: how many values were computed after having been postponed.
+        opened: of values whose first two sizes follow from those of the image, how many do not.
     """
 
     graph: Graph
@@ -229,6 +229,7 @@ class Lowering:
     again: Callable[[Node], None] | None = None
     due: set[str] = field(default_factory=set)
     computes: int = 0
+    opened: Mapping[str, int] = field(default_factory=dict)
 
     # What a node's inputs and outputs are.
 
@@ -413,6 +414,11 @@ class Lowering:
             self.places[name, PLAIN] = Place(buffer, 0, shape, dtype)
         return place
 
+    def root_of(self, name: str) -> str:
+        """The value in whose buffer ``name`` belongs: a Concat's result, or itself."""
+        part = self.slices.get(name)
+        return name if part is None else part.root
+
     def slice_place(self, name: str) -> Place:
         """The part of a Concat's buffer where ``name`` belongs; ``name`` lives there from now on.
 
@@ -591,20 +597,3 @@ def sharing(step: Step) -> tuple[int, int, int, int]:
         if p is not None and p.buffer.parts == step.threads:
             return step.threads, step.pieces, i, p.buffer.nbytes // step.threads
     return step.threads, step.pieces, -1, 0
-
-
-def reference(place: Place | None) -> tuple[int, int]:
-    """How the executor names a place: ``(kind, value)``."""
-    if place is None:
-        return ABSENT, 0
-    b = place.buffer
-    kind = b.kind
-    if kind == ARENA:
-        return ARENA, b.offset + place.start
-    if kind == CONST:
-        if b.offset < 0:
-            assert b.array is not None
-            b.offset = address(b.array)
-        return CONST, b.offset + place.start
-    assert place.start == 0
-    return EXTERNAL, b.index

@@ -17,8 +17,10 @@ from ..sizes import checked_size, machine_memory
 from . import bands
 from .choice import Choices
 from .lower import LOWER
-from .lowering import F32, Lowering, PackCache, Step, reference, sharing
+from .lowering import F32, Lowering, PackCache, Step, sharing
 from .memory import CHANNELS_LAST, FLAT, PLAIN, Place
+from .packing import address
+from .places import references
 from .recipes import Recipes
 from .slices import Slice, assign_slices
 
@@ -114,6 +116,7 @@ def make_plan(
     low.slices = _slices(low, live, set(inputs))
     if recipes is not None:
         low.again = partial(recipes.lower, low, whole=_lower)
+        low.opened = recipes.opened
     for node in live:
         low.node = node
         try:
@@ -130,6 +133,9 @@ def make_plan(
     packs.release()
     for name in results:
         _deliver(low, name)
+    # What refers to the plan in the making would keep it until garbage is collected.
+    low.again = None
+    low.postponed.clear()
     bands.apply(low)
     size = low.arena.layout(limit)
     total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)
@@ -155,7 +161,7 @@ def make_plan(
                     part.packed = params
             alone = s.threads == 1
             share = (1, s.pieces, -1, 0) if alone else sharing(s)
-            entry = (k.address, params, [reference(p) for p in s.places], share)
+            entry = (k.address, params, references(s.places, address), share)
         else:
             entry = (0, b"", [], (1, 1, -1, 0))
         entries.append(entry)

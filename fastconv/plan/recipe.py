@@ -16,7 +16,8 @@ import numpy as np
 from ..graph import Node
 from ..records import record
 from . import lowering
-from .memory import ARENA, CHANNELS_LAST, CONST, FLAT, PLAIN, Buffer, Place
+from .memory import CHANNELS_LAST, CONST, EXTERNAL, FLAT, PLAIN, Buffer, Place
+from .places import make_buffers, make_places, make_steps
 
 if TYPE_CHECKING:
     from .lowering import Lowering, Scaled, Step
@@ -32,7 +33,7 @@ Made = tuple["Kind", Given, tuple[int, ...], tuple[int, ...]]
 Whole = Callable[["Lowering", Node], None]
 LAYOUTS = (PLAIN, CHANNELS_LAST, FLAT)
 
-#: Where a place of a recipe comes from.
+#: Where a place of a recipe comes from: must agree with places.pyx.
 NONE, INPUT, LOCAL, WITHIN, PACKED, FIXED, STORED, COMPUTED, SCALED, ROOT = range(10)
 #: In place of a layout: what an input that was postponed is to be multiplied by, and what is added.
 SCALE, SHIFT = "scale", "shift"
@@ -84,6 +85,8 @@ class Recipe:
 
     Attributes:
         buffers: size and parts of each arena buffer, in the order of their making.
+        externals: outputs that the caller's arrays take: (which output, bytes). These count as
+            buffers, after the others.
         locals: the places made: (where their memory is from, start, shape, dtype, …).
         named: which of these belongs to which input or output, in which layout.
         parts: the steps.
@@ -98,6 +101,7 @@ class Recipe:
     """
 
     buffers: list[tuple[int, int | None]]
+    externals: list[tuple[int, int]]
     locals: list[tuple[Any, ...]]
     named: list[tuple[bool, int, str, tuple[Any, ...]]]
     parts: list[Part]
@@ -118,7 +122,8 @@ class Params(Mapping[str, Any]):
         self._values = values
         self._made: dict[str, Any] | None = None
 
-    def _all(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
+        """Every one of them."""
         made = self._made
         if made is None:
             made = dict(self._part.params)
@@ -132,16 +137,23 @@ class Params(Mapping[str, Any]):
         return made
 
     def __getitem__(self, name: str) -> Any:
-        return self._all()[name]
+        return self.all()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self.all())
 
     def __len__(self) -> int:
         return len(self._part.params)
 
     def __repr__(self) -> str:
-        return repr(self._all())
+        return repr(self.all())
+
+
+def plainly(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as the dictionary that they are, or come to: not to be changed."""
+    if isinstance(params, Params):
+        return params.all()
+    return params if isinstance(params, dict) else dict(params)
 
 
 def sources(postponed: Mapping[str, Scaled], node: Node) -> list[str]:
@@ -163,11 +175,11 @@ class Unwritable(Exception):
 
 def write(low: Lowering, made: Made) -> Recipe | None:
     """What was done for a node as a recipe; None where it cannot be said as one."""
-    kind, given, (s0, b0, p0, *same, d0, r0), (s1, b1, p1, *same_after, d1, r1) = made
+    kind, given, (s0, b0, p0, e0, same, d0, r0), (s1, b1, p1, e1, same_after, d1, r1) = made
     if same != same_after:
         return None
     try:
-        writer = Writer(low, kind, given, (b0, b1), (p0, p1), (r0, r1))
+        writer = Writer(low, kind, given, (b0, b1), (p0, p1), (e0, e1), (r0, r1))
         recipe = writer.recipe(low.steps[s0:s1], d1 - d0)
     except Unwritable:
         return None
@@ -186,6 +198,7 @@ class Writer:
         given: Given,
         buffers: tuple[int, int],
         places: tuple[int, int],
+        externals: tuple[int, int],
         roots: tuple[int, int],
     ) -> None:
         self.low = low
@@ -196,24 +209,29 @@ class Writer:
         self.buffers = low.arena.buffers[slice(*buffers)]
         self.number = {id(b): i for i, b in enumerate(self.buffers)}
         self.added = list(islice(low.places.items(), *places))
+        self.first_external = externals[0]
+        self.external = low.externals[slice(*externals)]
         self.given: dict[int, tuple[Any, ...]] = {}
         self.within: dict[int, tuple[Any, ...]] = {}
         for i, layout, p in given:
             if layout in LAYOUTS:
-                if i >= len(self.inputs) or low.places.get((self.inputs[i], layout)) is not p:
-                    raise Unwritable  # it was moved, or is not what is scaled any more
+                if i >= len(self.inputs):
+                    raise Unwritable  # it is not what is scaled any more
+                now = low.places[self.inputs[i], layout]
+                if now is not p:  # a copy of it, made for this node, lies elsewhere
+                    self.added.append(((self.inputs[i], layout), now))
                 self.given[id(p)] = (INPUT, i, layout)
                 self.within.setdefault(id(p.buffer), (WITHIN, (i, layout)))
             else:
                 self.given[id(p)] = (SCALED, i, layout)
         self.roots = []
         for i, name in enumerate(self.outputs):
-            part = low.slices.get(name)
-            if part is None or part.root not in low.roots:
+            root_name = low.root_of(name)
+            root = low.roots.get(root_name)
+            if root is None:
                 continue
-            root = low.roots[part.root]
             self.within.setdefault(id(root), (ROOT, i))
-            if part.root in islice(low.roots, *roots):
+            if root_name in islice(low.roots, *roots):
                 if id(root) not in self.number:
                     raise Unwritable
                 self.roots.append((i, self.number[id(root)]))
@@ -246,6 +264,12 @@ class Writer:
             else:
                 raise Unwritable
         buffers = [(self.written(b.nbytes), b.parts) for b in self.buffers]
+        externals = []
+        for name in self.external:
+            whole = self.low.places.get((name, PLAIN))
+            if name not in self.outputs or whole is None or whole.buffer.kind != EXTERNAL:
+                raise Unwritable
+            externals.append((self.outputs.index(name), self.written(whole.buffer.nbytes)))
         late = None
         if postponed:
             found = [(i, self.low.postponed.get(o)) for i, o in enumerate(self.outputs) if o]
@@ -259,7 +283,7 @@ class Writer:
                 i, self.inputs.index(scaled.source), self.ref(scaled.scale), scaled.per_image,
                 self.ref(scaled.shift), scaled.lo,
             )  # fmt: skip
-        return Recipe(buffers, self.locals, named, parts, {}, None, self.roots, late, -1)
+        return Recipe(buffers, externals, self.locals, named, parts, {}, None, self.roots, late, -1)
 
     def written(self, n: Any) -> int:
         """A number of a recipe."""
@@ -294,6 +318,9 @@ class Writer:
             return LOCAL, self.number[id(b)]
         if id(b) in self.within:
             return self.within[id(b)]
+        own = b.index - self.first_external
+        if b.kind == EXTERNAL and 0 <= own < len(self.external):
+            return LOCAL, len(self.buffers) + own
         if b.kind != CONST:
             raise Unwritable
         key = self.low.packs.key_of(b)
@@ -386,82 +413,20 @@ def follow(
         if consts is None:
             return False
         recipe.constants[id(node)] = node, consts
-    inputs, outputs, places, steps = node.inputs, node.outputs, low.places, low.steps
+    inputs, outputs, places = node.inputs, node.outputs, low.places
     if low.postponed:
         inputs = sources(low.postponed, node)
-    buffers = []
-    for nbytes, parts in recipe.buffers:
-        if nbytes < 0:
-            nbytes = values[-1 - nbytes]  # type: ignore[index]
-        buffers.append(Buffer(ARENA, nbytes, None, -1, -1, -1, -1, parts))
-    low.arena.buffers += buffers
-    made: list[Place] = []
-    for (source, value, form), const in zip(recipe.locals, consts):
-        if const is not None:
-            memory = const
-            low.keep.append(const.array)  # type: ignore[arg-type]
-        elif source == LOCAL:
-            memory = buffers[value]
-        elif source == WITHIN:
-            memory = places[inputs[value[0]], value[1]].buffer
-        elif source == ROOT:
-            memory = low.roots[low.slices[outputs[value]].root]
-        else:
-            array = computed(value, values)
-            low.keep.append(array)
-            memory = Buffer(CONST, array.nbytes, array)
-        if values is not None:
-            start, shape, dtype, layout, pixel, channels = form
-            if type(shape) is slice:
-                shape = tuple(values[shape])
-            if start < 0:
-                start = values[-1 - start]
-            if pixel < 0:
-                pixel = values[-1 - pixel]
-            if channels < 0:
-                channels = values[-1 - channels]
-            made.append(Place(memory, start, shape, dtype, layout, pixel, channels))
-        else:
-            made.append(Place(memory, *form))
-    for i, p in enumerate(recipe.parts):
-        count = len(steps)
-        used: list[Place | None] = []
-        for r in p.places:
-            if r[0] == LOCAL:
-                place = made[r[1]]
-            elif r[0] == INPUT:
-                place = places[inputs[r[1]], r[2]]
-            elif r[0] == SCALED:
-                place = getattr(low.postponed[inputs[r[1]]], r[2])
-            else:
-                used.append(None)
-                continue
-            used.append(place)
-            b = place.buffer
-            if b.kind == ARENA:
-                if b.first < 0:
-                    b.first = count
-                b.last = count
-        if values is None:
-            step = lowering.Step(p.kernel, node, p.params, used, p.threads, p.macs, p.pieces)
-            step.part = p
-        else:
-            threads, macs, pieces = p.threads, p.macs, p.pieces
-            if threads < 0:
-                threads = values[-1 - threads]
-            if macs < 0:
-                macs = values[-1 - macs]
-            if pieces < 0:
-                pieces = values[-1 - pieces]
-            params = Params(p, values) if p.varying else p.params
-            step = lowering.Step(p.kernel, node, params, used, threads, macs, pieces)
-            step.packed = structs[i]  # type: ignore[index]
-        steps.append(step)
+    buffers = make_buffers(recipe.buffers, values, low.arena.buffers)
+    for i, nbytes in recipe.externals:
+        size = nbytes if nbytes >= 0 else values[-1 - nbytes]  # type: ignore[index]
+        buffers.append(low.external(outputs[i], size))
+    made = make_places(recipe.locals, consts, values, buffers, inputs, outputs, low, computed)
+    make_steps(recipe.parts, made, values, structs, inputs, low, node, lowering.Step, Params)
     for output, i, layout, r in recipe.named:
         name = outputs[i] if output else inputs[i]
         places[name, layout] = made[r[1]] if r[0] == LOCAL else places[inputs[r[1]], r[2]]
     for i, k in recipe.roots:
-        low.roots[low.slices[outputs[i]].root] = buffers[k]
+        low.roots[low.root_of(outputs[i])] = buffers[k]
     if recipe.postponed is not None:
         i, source, scale, per_image, shift, lo = recipe.postponed
         first, second = (

@@ -29,21 +29,8 @@ from ..graph.ops.binary import Add, Div, Max, Mean, Min, Mul, Sub, Sum
 from ..graph.ops.conv import Conv
 from ..records import record
 from .choice import Choices
-from .recipe import (
-    LAYOUTS,
-    SCALE,
-    SCALED,
-    SHIFT,
-    Given,
-    Kind,
-    Made,
-    Recipe,
-    Whole,
-    follow,
-    position,
-    sources,
-    write,
-)  # fmt: skip
+from .places import key_of
+from .recipe import Given, Kind, Made, Recipe, Whole, follow, position, sources, write
 
 if TYPE_CHECKING:
     from .lowering import Lowering, Scaled
@@ -74,12 +61,14 @@ class Rules:
         names: the values that nodes compute.
         indices: which of ``forms`` each has.
         forms: dtype and shape of each type: a shape, or which outputs of the tape it is.
+        opened: of values whose first two sizes are among what follows, how many are not.
     """
 
     tape: Tape
     names: list[str]
     indices: list[int]
     forms: list[tuple[Any, Any]]
+    opened: dict[str, int]
 
 
 class Recipes:
@@ -93,6 +82,7 @@ class Recipes:
     Attributes:
         stored: types of the graph's constants.
         inferred: what shape rules gave, by :meth:`types_key`.
+        opened: as ``Lowering`` has it: the anchors of a detector, say.
     """
 
     def __init__(self, graph: Graph, choices: Choices, alike: bool = True) -> None:
@@ -109,6 +99,7 @@ class Recipes:
         self._narrow: dict[Hashable, int] = {}  # how often tracing led to nothing
         self._rules: dict[Hashable, list[Rules]] = {}
         self._untraced = 0
+        self.opened: dict[str, int] = {}
         self._seen: set[int] = set()  # hashes of keys: enough to tell what is worth keeping
 
     def kind(self, node: Node) -> Kind:
@@ -228,6 +219,8 @@ class Recipes:
         choices = self._rules.setdefault(tuple(key), [])
         choices.insert(0, rules)
         del choices[MOST_CHOICES:]
+        for name, first in rules.opened.items():
+            self.opened[name] = min(first, self.opened.get(name, 2))
 
     # Lowering.
 
@@ -328,75 +321,11 @@ class Recipes:
         """
         if kind.number < 0:
             return None
-        key: list[Any] = [kind.number]
-        types, places, postponed = low.types, low.places, low.postponed
-        buffers: list[int] = []
         names: Sequence[str] = kind.varying
         indices: Sequence[int] = kind.places
-        for name in names:
-            if name in postponed:
-                names, indices = self._with_sources(low, kind)
-                break
-        for name, i in zip(names, indices):
-            t = types.get(name)
-            if t is None:
-                return None
-            shape: Any = t.shape
-            key.append(len(shape))
-            if len(shape) > 2:
-                key.append(shape[:2])
-                sizes += shape[2:]
-            else:
-                key.append(shape)
-            key.append(t.dtype)
-            if name in postponed:
-                scaled = postponed[name]
-                if scaled.source in postponed:
-                    return None
-                key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
-                for layout, p in (SCALE, scaled.scale), (SHIFT, scaled.shift):
-                    if p is None:
-                        key.append(None)
-                        continue
-                    b = id(p.buffer)
-                    if b not in buffers:
-                        buffers.append(b)
-                    form = (p.buffer.kind, p.layout, p.dtype, len(p.shape), p.shape[:2])
-                    key.append((form, p.start, p.pixel, p.channels, buffers.index(b)))
-                    sizes += p.shape[2:]
-                    given.append((i, layout, p))
-                continue
-            for layout in LAYOUTS:
-                p = places.get((name, layout))
-                if p is None:
-                    key.append(None)
-                    continue
-                b = id(p.buffer)
-                if b not in buffers:
-                    buffers.append(b)
-                # Which places share memory counts: an output may share it with one of them.
-                key.append((p.buffer.kind, p.start, p.pixel, p.channels, buffers.index(b)))
-                given.append((i, layout, p))
-        for name in kind.node.outputs:
-            if not name:
-                continue
-            # (A spatial size may have moved into the first two.)
-            out: Any = types[name].shape
-            key.append((len(out), out[:2]))
-            sizes += out[2:]
-            key.append(name in low.outputs)
-            key.append(name in low.due)
-            part = low.slices.get(name)
-            if part is None:
-                continue
-            root: Any = types[part.root].shape
-            sizes += root[2:]
-            memory = low.roots.get(part.root)
-            if memory is not None and id(memory) not in buffers:
-                buffers.append(id(memory))
-            at = -1 if memory is None else buffers.index(id(memory))
-            key.append((part.channel, part.root == name, root[:2], len(root), at))
-        return tuple(key)
+        if low.postponed and not low.postponed.keys().isdisjoint(names):
+            names, indices = self._with_sources(low, kind)
+        return key_of(low, kind.number, names, indices, kind.node.outputs, sizes, given)
 
     def _with_sources(self, low: Lowering, kind: Kind) -> tuple[list[str], list[int]]:
         """The varying inputs, and what those of them that were postponed come from."""

@@ -62,13 +62,13 @@ class PRelu(Unary):
         need_kind(self, x.dtype, self.kinds)
         need(
             x.dtype is None or slope.dtype is None or x.dtype == slope.dtype,
-            f"input {x} and slope {slope} differ in dtype",
+            lambda: f"input {x} and slope {slope} differ in dtype",
         )
         if x.shape is not None and slope.shape is not None:
             need(
                 len(broadcast(x.shape, slope.shape)) == len(x.shape)
                 and broadcast(x.shape, slope.shape) == x.shape,
-                f"slope {slope} does not broadcast to the input {x}",
+                lambda: f"slope {slope} does not broadcast to the input {x}",
             )
         return [TensorType(x.dtype, x.shape)]
 

@@ -44,6 +44,11 @@ class Axis(NamedTuple):
     start: float = 0.0
     end: float = 1.0
 
+    def keeps(self, size: int) -> bool:
+        """Whether nothing happens to an axis of so many elements."""
+        same = self.out == size and abs(self.scale - 1) < 1e-9
+        return same and (self.start, self.end) == (0.0, 1.0)
+
 
 class AxisTable(NamedTuple):
     """How an axis of the result is blended from the input's.
@@ -275,7 +280,7 @@ class Resize(Op):
     def _axis_table(self, size: int, axis: Axis) -> AxisTable | None:
         out, mode = int(axis.out), self.coordinate_transformation_mode  # type: ignore[arg-type]
         crop = mode == "tf_crop_and_resize"
-        if out == size and abs(axis.scale - 1) < 1e-9 and (axis.start, axis.end) == (0.0, 1.0):
+        if axis.keeps(size):
             return None
         need(out <= MAX_TABLE, f"an axis of {out} elements is too long to interpolate")
         if self.mode == "nearest":

@@ -14,6 +14,7 @@ from ...graph.activation import Activation
 from ...graph.op import broadcast
 from ...graph.ops.activations import PRelu
 from ...graph.ops.binary import Binary, Mean, Pow, Variadic
+from ...graph.tracing import pure, settled
 from ...records import record
 from ...sizes import checked_size
 from ..lowering import Lowering, Scaled, lowers
@@ -185,6 +186,12 @@ def choose_layout(low: Lowering, operands: Sequence[Operand], shape: Shape) -> t
     return PLAIN, 0
 
 
+@pure
+def repeats(outer: int, n: int) -> int:
+    """How many of ``outer`` rows of ``n`` elements make one, of at most four short rows' length."""
+    return next(t for t in range(min(outer, 4 * SHORT_ROW // n), 0, -1) if outer % t == 0)
+
+
 def lengthen(low: Lowering, values: list[Value], shape: list[int], steps: list[list[int]]) -> None:
     """Repeat a short constant row (the means of 3 colours, say), so that the kernel's rows grow."""
     if len(shape) < 2 or shape[-1] >= SHORT_ROW:
@@ -194,7 +201,7 @@ def lengthen(low: Lowering, values: list[Value], shape: list[int], steps: list[l
         array = v.place.buffer.array
         if array is None or array.size != n or mine[-2:] != [0, 1] or other[-2:] != [n, 1]:
             continue
-        times = next(t for t in range(min(outer, 4 * SHORT_ROW // n), 0, -1) if outer % t == 0)
+        times = settled(repeats(outer, n))
         if times > 1:
             key = None if v.key is None else ("repeated", v.key, times)
             v.place = cached(low, key, partial(np.tile, array.reshape(-1), times))

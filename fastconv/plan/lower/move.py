@@ -7,10 +7,10 @@ What cannot be said with strides (padding, gathering) is a table of positions: :
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ...graph.ops.move import (
     Transpose,
     pad_index,
 )
+from ...graph.tracing import pure
 from ...records import replace
 from ..lowering import F32, Lowering, lowers
 from ..memory import ARENA, CHANNELS_LAST, FLAT, PLAIN, Place
@@ -164,10 +165,18 @@ def part(low: Lowering, name: str, x: Place, first: Sequence[int], step: Sequenc
     copy(low, x, y, y.shape, xs, strides(y), offset)
 
 
-Groups = list[tuple[int, "np.ndarray | None"]]
+class Table(NamedTuple):
+    """Positions along an axis, ``size`` of them, that follow from numbers: ``make(*numbers)``."""
+
+    size: int
+    make: Callable[..., np.ndarray]
+    numbers: tuple[Any, ...]
 
 
-def grouped(x: Place, tables: dict[int, np.ndarray]) -> Groups | None:
+Groups = list[tuple[int, "np.ndarray | Table | None"]]
+
+
+def grouped(x: Place, tables: Mapping[int, np.ndarray | Table]) -> Groups | None:
     """The axes of ``x`` in memory order as (size, table), those without a table merged.
 
     None when they are more than ``take`` has room for.
@@ -217,7 +226,50 @@ def runs(index: np.ndarray, inner: int) -> np.ndarray:
     return segments
 
 
-def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill: Any) -> bool:
+def segments_by(inner: int, make: Callable[..., np.ndarray], *numbers: Any) -> np.ndarray:
+    """As ``runs``, for what ``make`` makes of numbers."""
+    return segments(make(*numbers), inner)
+
+
+@pure
+def count_by(inner: int, make: Callable[..., np.ndarray], *numbers: Any) -> int:
+    """How many runs ``segments_by`` finds."""
+    return len(segments_by(inner, make, *numbers))
+
+
+def segments(index: np.ndarray, inner: int) -> np.ndarray:
+    """As ``runs``."""
+    if index.size <= SHORT and index.dtype == np.int64:
+        return segments_of(index.tobytes(), inner)
+    return runs(index, inner)
+
+
+def offsets(*stated: Any) -> np.ndarray:
+    """Where the positions of three axes lie, in bytes, one axis behind the other; -1 is filled.
+
+    Args:
+        stated: of each axis how many arguments more it has, the step from one position to the
+            next, and: a number of positions, a table of them, or a function and what it takes.
+    """
+    parts = []
+    rest = iter(stated)
+    for count in rest:
+        step, what = next(rest), next(rest)
+        if callable(what):
+            what = what(*[next(rest) for _ in range(count)])
+        if isinstance(what, int):
+            t = np.arange(what) * step
+        else:
+            t = what * step
+            if (what < 0).any():
+                t[what < 0] = -1
+        parts.append(t.astype(np.int64, copy=False))
+    return np.concatenate(parts)
+
+
+def take(
+    low: Lowering, name: str, x: Place, tables: Mapping[int, np.ndarray | Table], fill: Any
+) -> bool:
     """The output ``name`` = x with positions along some axes taken from tables; −1 is ``fill``.
 
     ``x`` is dense. Returns False, having done nothing, when the axes do not suit the kernel.
@@ -233,25 +285,31 @@ def take(low: Lowering, name: str, x: Place, tables: dict[int, np.ndarray], fill
         inner *= groups.pop()[0]
     index = groups[-1][1]
     assert index is not None
-    if index.size <= SHORT and index.dtype == np.int64:
-        segments = segments_of(index.tobytes(), inner)
+    if isinstance(index, Table):
+        found = low.computed(segments_by, inner, index.make, *index.numbers)
+        count = count_by(inner, index.make, *index.numbers)
     else:
-        segments = runs(index, inner)
+        found = low.constant(segments(index, inner))
+        count = found.shape[0]
     step = inner * groups[-1][0]
-    outer: list[np.ndarray] = []
+    sizes: list[int] = []
+    outer: list[Any] = []
     for size, table in reversed(groups[:-1]):
-        t = np.arange(size) * step if table is None else table * step
-        if table is not None and (table < 0).any():
-            t[table < 0] = -1
-        outer.insert(0, t.astype(np.int64, copy=False))
+        if isinstance(table, Table):
+            stated = [len(table.numbers), step, table.make, *table.numbers]
+        else:
+            stated = [0, step, size if table is None else table]
+        outer = stated + outer
+        sizes.insert(0, size if table is None else table.size)
         step *= size
-    while len(outer) < 3:
-        outer.insert(0, np.zeros(1, np.int64))
-    pattern = np.full(64 // x.dtype.itemsize, fill, x.dtype)
-    constants = [low.constant(a) for a in (np.concatenate(outer), segments, pattern)]
-    n0, n1, n2 = (t.size for t in outer)
-    params = dict(n0=n0, n1=n1, n2=n2, segments=len(segments), y_row=index.size * inner)
-    low.step("take", params, [x, *constants, y], work=2 * y.nbytes)
+    while len(sizes) < 3:
+        outer = [0, 0, 1, *outer]
+        sizes.insert(0, 1)
+    pattern = low.constant(np.full(64 // x.dtype.itemsize, fill, x.dtype))
+    places: list[Place | None] = [x, low.computed(offsets, *outer), found, pattern, y]
+    n0, n1, n2 = sizes
+    params = dict(n0=n0, n1=n1, n2=n2, segments=count, y_row=index.size * inner)
+    low.step("take", params, places, work=2 * y.nbytes)
     return True
 
 
@@ -450,9 +508,12 @@ def pad(low: Lowering, node: Node) -> Any:
     if not any(any(a) for a in amounts):
         low.alias(yn, x)
         return None
+    shape = low.shape(yn)
     tables = {
-        k: pad_index(op.mode, x.shape[k], *a) for k, a in enumerate(amounts) if any(a)
-    }  # fmt: skip
+        k: Table(shape[k], pad_index, (op.mode, x.shape[k], *a))
+        for k, a in enumerate(amounts)
+        if any(a)
+    }
     return take(low, yn, x, tables, fill)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...graph import Node
-from ...graph.ops.resize import AxisTable, Resize
+from ...graph.ops.resize import Axis, AxisTable, Resize
+from ...graph.tracing import pure
 from ...sizes import checked_size
 from ..lowering import Lowering, lowers
 from ..memory import CHANNELS_LAST, PLAIN, Place
-from .move import memory_order, movable, take
+from .move import Table, memory_order, movable, take
 
 
 @lowers(Resize)
@@ -26,24 +28,22 @@ def resize(low: Lowering, node: Node) -> Any:
     if 0 in low.shape(yn):
         low.new(yn)
         return None
-    tables = op.tables(shape, values)
-    blended = {k: t for k, t in tables.items() if t.weight is not None}
-    if blended and (not low.all_float32(xn) or any(t.outside is not None for t in tables.values())):
+    crop = op.coordinate_transformation_mode == "tf_crop_and_resize"
+    changed = {k: a for k, a in enumerate(op.plan(shape, values)) if not a.keeps(shape[k])}
+    outside = crop and any(table(op, shape[k], *a).outside is not None for k, a in changed.items())
+    if changed and op.mode != "nearest" and (outside or not low.all_float32(xn)):
         return False
-    images = len(shape) >= 3 and not {0, 1} & tables.keys()
+    images = len(shape) >= 3 and not {0, 1} & changed.keys()
     x = low.place(xn, CHANNELS_LAST if images else PLAIN)
-    if not tables:
+    if not changed:
         low.alias(yn, x)
         return None
-    if not blended:
-        index = {}
-        for k, t in tables.items():
-            index[k] = t.source[:, 0]
-            if t.outside is not None:
-                index[k] = np.where(t.outside, -1, index[k])
+    size = low.shape(yn)
+    if op.mode == "nearest":
+        index = {k: Table(size[k], positions, (op, shape[k], *a)) for k, a in changed.items()}
         fill = np.array(op.extrapolation_value).astype(x.dtype)
         return take(low, yn, x, index, fill)
-    axes = [a for a in memory_order(len(shape), x.layout) if a in blended]
+    axes = [a for a in memory_order(len(shape), x.layout) if a in changed]
     # Two neighbouring axes go together; the innermost pair is the height and width of an image.
     order = memory_order(len(shape), x.layout)
     current = list(shape)
@@ -56,16 +56,47 @@ def resize(low: Lowering, node: Node) -> Any:
             # One axis at a time, all that lies inside it being the vector.
             axes += [] if row is None else [row]
             row, col = col, None
-        for changed in (row, col):
-            if changed is not None:
-                current[changed] = blended[changed].source.shape[0]
+        for k in (row, col):
+            if k is not None:
+                current[k] = size[k]
         if axes:
             y = between(low, x, tuple(current))
         else:
             y = low.new(yn, x.layout)
-        blend(low, x, y, order, blended, row, col)
+        blend(low, op, x, y, order, changed, row, col)
         x = y
     return None
+
+
+def table(op: Resize, size: int, *axis: Any) -> AxisTable:
+    """The table of an axis of ``size`` elements on which something happens."""
+    found = op.axis_table(size, Axis(*axis))
+    assert found is not None
+    return found
+
+
+def positions(op: Resize, size: int, *axis: Any) -> np.ndarray:
+    """The one input position of each output position; -1 outside of the input."""
+    source, _, outside = table(op, size, *axis)
+    return source[:, 0] if outside is None else np.where(outside, -1, source[:, 0])
+
+
+def sources(op: Resize, size: int, *axis: Any) -> np.ndarray:
+    """The input positions that are blended."""
+    return table(op, size, *axis).source.astype(np.int32)
+
+
+def weights(op: Resize, size: int, *axis: Any) -> np.ndarray:
+    """What each of them is multiplied by."""
+    weight = table(op, size, *axis).weight
+    assert weight is not None
+    return weight.astype(np.float32)
+
+
+@pure
+def taps_of(op: Resize, size: int, *axis: Any) -> int:
+    """How many input positions are blended."""
+    return table(op, size, *axis).source.shape[1]
 
 
 def between(low: Lowering, x: Place, shape: tuple[int, ...]) -> Place:
@@ -77,10 +108,11 @@ def between(low: Lowering, x: Place, shape: tuple[int, ...]) -> Place:
 
 def blend(
     low: Lowering,
+    op: Resize,
     x: Place,
     y: Place,
     order: list[int],
-    tables: dict[int, AxisTable],
+    axes: Mapping[int, Axis],
     row: int | None,
     col: int | None,
 ) -> None:
@@ -90,7 +122,7 @@ def blend(
     assert first is not None
     assert last is not None
     outer, inner = order[: order.index(first)], order[order.index(last) + 1 :]
-    n, c = (checked_size([x.shape[a] for a in axes]) for axes in (outer, inner))
+    n, c = (checked_size([x.shape[a] for a in some]) for some in (outer, inner))
     h, oh = (1, 1) if row is None else (x.shape[row], y.shape[row])
     w, ow = (1, 1) if col is None else (x.shape[col], y.shape[col])
     if row is None:
@@ -103,11 +135,10 @@ def blend(
             places += [None, None]
             taps.append(0)
             continue
-        weight = tables[k].weight
-        assert weight is not None
-        taps.append(weight.shape[1])
-        places.append(low.constant(tables[k].source.astype(np.int32)))
-        places.append(low.constant(weight.astype(np.float32)))
+        numbers = (x.shape[k], *axes[k])
+        taps.append(taps_of(op, *numbers))
+        places.append(low.computed(sources, op, *numbers))
+        places.append(low.computed(weights, op, *numbers))
     macs = n * c * (oh * w * taps[0] + oh * ow * taps[1])
     threads = low.threads_for(max(macs, y.nbytes))
     scratch = None
