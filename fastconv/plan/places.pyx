@@ -558,7 +558,7 @@ def key_of(low, int kind, names, indices, list outputs, list sizes, list given):
         if postponed and name in postponed:
             scaled = postponed[name]
             if scaled.source in postponed:
-                return False
+                return None
             key.append((SCALED, repr(scaled.lo), scaled.per_image, names.index(scaled.source)))
             for layout, place in ("scale", scaled.scale), ("shift", scaled.shift):
                 if place is None:
