@@ -364,13 +364,18 @@ class _Runs:
         if names:
             return NATIVE, names, None
         if id(node) in self.eager:
-            return NUMPY, (f"numpy:{node.op.label}",), "its output's shape depends on data"
+            return NUMPY, (eager_kernel(node),), "its output's shape depends on data"
         return (VIEW if node.outputs[0] in self.seen else CONSTANT), (), None
 
 
 def examine(model: Model, plan: Plan) -> Callable[[Node], tuple[str, tuple[str, ...], str | None]]:
     """What a plan of the model does with a node: (``Layer.runs``, names of the steps, reason)."""
     return _Runs([plan], plan.types).of
+
+
+def eager_kernel(node: Node) -> str:
+    """What stands for the kernel of a node that runs in Python after a plan's steps."""
+    return REFERENCE if isinstance(node.op, Foreign) else f"numpy:{node.op.label}"
 
 
 def foreign_reason(op: Foreign) -> str:

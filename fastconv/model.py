@@ -83,8 +83,10 @@ def load(
             The base build converts in software: smaller there too, but slower than float32.
         tuned: use what ``fastconv tune`` found for this model on this machine, if it was run.
         memory_limit: bytes that activations and outputs may take, with the activations of all runs
-            in progress (default: the memory of the machine, or of the container). A run that would
-            pass it raises MemoryLimitError.
+            in progress (default: the memory of the machine, or of the container): arenas, and
+            whatever lives beside them, such as the elements of sequences and what a Loop stacks.
+            Inputs, and weights and constants of the model, do not count. A run that would pass it
+            raises MemoryLimitError.
         optimize: whether to fuse and fold; without, every node runs as it stands in the file.
         disable: names of optimisation passes to leave out.
         cache: a folder where finished plans with their packed weights are kept, from which the next
@@ -397,7 +399,8 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Run on what :meth:`check_feeds` returned; the outputs by name.
 
-        ``profile``: a list to which ``(plan, nanoseconds per step)`` of every part is added.
+        ``profile``: a list to which ``(plan, nanoseconds)`` of every part is added, as
+        :meth:`profile` returns them.
         ``check``: called before every part and now and then between steps; what it raises ends the
         run.
         """
@@ -419,7 +422,11 @@ class Model:
         return outs
 
     def profile(self, feeds: Mapping[str, Any]) -> list[Any]:
-        """Run once and return ``(plan, nanoseconds per step)`` for every part that was planned."""
+        """Run once and return ``(plan, nanoseconds)`` for every part that was planned.
+
+        Those are the times of the plan's steps, then of the nodes that run in Python after them
+        (``plan.eager``; a Loop's is that of all its iterations).
+        """
         parts: list[Any] = []
         self.run_checked(self.check_feeds(feeds), parts)
         return parts

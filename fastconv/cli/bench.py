@@ -185,7 +185,10 @@ def peak_rss() -> int | None:
 
 
 def profile_steps(model: Model, feeds: Mapping[str, np.ndarray]) -> list[tuple[Plan, np.ndarray]]:
-    """Every part of the run with the median time of each of its steps, in nanoseconds."""
+    """Every part of the run with the median time of each of its steps, in nanoseconds.
+
+    Behind a part's steps come the nodes that run in Python after them (``Plan.eager``).
+    """
     import numpy as np
 
     samples: list[list[Any]] = []
@@ -224,16 +227,20 @@ def step_bytes(step: Step) -> int:
 def profile_rows(profile: Sequence[tuple[Plan, np.ndarray]], peak: Peak) -> list[dict[str, Any]]:
     """One row per step: layer, op, kernel, output shape, ms, and how near its bounds it comes.
 
-    Steps of one node and kernel (bands of rows, phases) are one row.
+    Steps of one node and kernel (bands of rows, phases) are one row. A node that runs in Python
+    behind a plan's steps is one too, without work and bytes: nobody counts them there.
 
     ``gflops`` counts the multiply-adds of direct convolution, so that Winograd's may pass the peak;
     ``gb_s`` counts every byte once, so that a step whose data are in caches may pass memory's
     bandwidth. ``bound`` is the one whose share is larger: ``arithmetic`` or ``memory``.
     """
+    from ..inspect import eager_kernel
+
     total = sum(float(times.sum()) for _, times in profile) or 1.0
+    types = {n: t for plan, _ in profile for n, t in plan.types.items()}
     rows: dict[Any, dict[str, Any]] = {}
     for part, (plan, times) in enumerate(profile):
-        for index, (step, ns) in enumerate(zip(plan.steps, times, strict=True)):
+        for index, (step, ns) in enumerate(zip(plan.steps, times)):
             node = step.node
             key = (part, index) if node is None else (part, id(node), step.kernel)
             places = [p for p in step.places if p is not None and p.dtype.itemsize]
@@ -260,6 +267,20 @@ def profile_rows(profile: Sequence[tuple[Plan, np.ndarray]], peak: Peak) -> list
             if row["steps"] > 1 and node is not None and node.outputs[0] in plan.types:
                 whole = plan.types[node.outputs[0]].shape or ()
                 row["shape"] = [int(d) for d in whole]  # type: ignore[arg-type]
+        for node, ns in zip(plan.eager, times[len(plan.steps) :], strict=True):
+            t = types.get(next((o for o in node.outputs if o), ""))
+            rows[part, id(node)] = {
+                "layer": node.name,
+                "op": node.op.label,
+                "kernel": eager_kernel(node),
+                "shape": [] if t is None or t.shape is None else list(t.shape),
+                "threads": 1,
+                "ms": max(float(ns), 1.0) / 1e6,
+                "share": float(ns) / total,
+                "macs": 0,
+                "bytes": 0,
+                "steps": 1,
+            }
     for row in rows.values():
         row.update(rates(row["ms"] * 1e6, row["macs"], row["bytes"], peak))
     return list(rows.values())
@@ -269,12 +290,13 @@ def rates(ns: float, macs: int, moved: int, peak: Peak) -> dict[str, Any]:
     """GFLOP/s and GB/s of some work, their shares of the peaks, and the nearer bound."""
     gflops, gb_s = 2 * macs / ns, moved / ns
     arithmetic, memory = gflops / peak.gflops, gb_s / peak.memory
+    bound = "arithmetic" if macs and arithmetic >= memory else "memory"
     return {
         "gflops": gflops if macs else None,
         "peak_share": arithmetic if macs else None,
         "gb_s": gb_s,
         "memory_share": memory,
-        "bound": "arithmetic" if macs and arithmetic >= memory else "memory",
+        "bound": bound if macs or moved else "",
     }
 
 
@@ -353,7 +375,7 @@ def rate_cells(s: Mapping[str, Any]) -> tuple[str, ...]:
         f"{100 * s['share']:.1f}",
         "" if s["gflops"] is None else f"{s['gflops']:.1f}",
         "" if s["peak_share"] is None else f"{100 * s['peak_share']:.1f}",
-        f"{s['gb_s']:.1f}",
-        f"{100 * s['memory_share']:.1f}",
+        f"{s['gb_s']:.1f}" if s["bytes"] else "",
+        f"{100 * s['memory_share']:.1f}" if s["bytes"] else "",
         s["bound"],
     )

@@ -69,21 +69,18 @@ class Trace:
 
     def add_run(self, parts: Parts, start: int, end: int) -> None:
         """Add a run: an event per step that was timed, and one for the whole."""
-        for (plan, times), began, ended in zip(
-            parts, parts.began, [*parts.began[1:], end], strict=True
-        ):
+        for (plan, times), began in zip(parts, parts.began, strict=True):
             at = float(began)
-            for index, (step, duration) in enumerate(zip(plan.steps, times, strict=True)):
+            for index, (step, duration) in enumerate(zip(plan.steps, times)):
                 self._add_step(plan, index, step, int(at), float(duration))
                 at += float(duration)
-            if plan.eager:
-                # Their shapes depend on data: they run in Python, timed together.
-                labels = [f"{n.name or n.op.label}" for n in plan.eager]
-                ops = [n.op.label for n in plan.eager]
+            # Those whose shapes depend on data run in Python.
+            for node, duration in zip(plan.eager, times[len(plan.steps) :], strict=True):
                 self.add(
-                    "Node", f"{'+'.join(labels)}_kernel_time", int(at), max(0.0, ended - at),
-                    op_name="+".join(ops), provider="CPUExecutionProvider", kernel="python",
+                    "Node", f"{node.name or node.op.label}_kernel_time", int(at), float(duration),
+                    op_name=node.op.label, provider="CPUExecutionProvider", kernel="python",
                 )  # fmt: skip
+                at += float(duration)
         self.add("Session", "model_run", start, end - start)
 
     def _add_step(self, plan: Any, index: int, step: Any, start: int, duration: float) -> None:

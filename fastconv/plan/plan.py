@@ -139,6 +139,7 @@ def make_plan(
     bands.apply(low)
     size = low.arena.layout(limit)
     total = size + sum(checked_size(low.shape(r), low.dtype(r).itemsize) for r in results)
+    total += python_bytes(low.steps)
     if total > limit:
         raise MemoryLimitError(
             f"activations and outputs need {total} bytes for these input shapes; "
@@ -212,6 +213,7 @@ def resolve(
     ready: list[Node] = []
     late: list[Node] = []
     stored = {} if recipes is None else recipes.stored
+    used = 0  # bytes of the results that are computed here
     waiting = graph.nodes[::-1]
     while waiting:
         node = waiting.pop()
@@ -257,8 +259,14 @@ def resolve(
         try:
             folded = node.op.fold(ins, values)
             if folded is None and constant and node.op.deterministic and node.inputs:
-                check_outputs(node, ins, values, limit)
+                size = output_bytes(node, ins, values)
+                if used + size > limit:
+                    raise MemoryLimitError(
+                        f"its results need {size} bytes, and those of other nodes that are computed "
+                        f"once have {used}; the limit is {limit}"
+                    )
                 folded = node.op.compute(values)
+                used += sum(a.nbytes for a in folded if a.base is None)
             if folded is not None:
                 if len(folded) < len(node.outputs):
                     raise too_few(node, len(folded))
@@ -307,24 +315,33 @@ def too_few(node: Node, count: int) -> ShapeError:
     return ShapeError(f"it gives {count} outputs, but {len(node.outputs)} are named")
 
 
-def check_outputs(
-    node: Node,
-    types: Sequence[TensorType | None],
-    values: Sequence[np.ndarray | None],
-    limit: int,
-) -> None:
-    """Refuse to compute a node in Python when its outputs alone would pass ``limit`` bytes.
+def output_bytes(
+    node: Node, types: Sequence[TensorType | None], values: Sequence[np.ndarray | None]
+) -> int:
+    """Bytes of a node's outputs, as far as they can be told without computing them.
 
     Raises:
-        MemoryLimitError: they would.
+        MemoryLimitError: they would pass ``sizes.MAX_BYTES``.
     """
+    total = 0
     for t in node.op.infer(types, values):
         if t.static:
             assert t.shape is not None
             assert t.dtype is not None
-            size = checked_size(t.shape, t.dtype.itemsize)  # type: ignore[arg-type]
-            if size > limit:
-                raise MemoryLimitError(f"the result {t} needs {size} bytes; the limit is {limit}")
+            total += checked_size(t.shape, t.dtype.itemsize)  # type: ignore[arg-type]
+    return total
+
+
+def python_bytes(steps: Sequence[Step]) -> int:
+    """The most bytes that a step in Python has in results that are not yet where they belong."""
+    return max(
+        (
+            sum(p.nbytes for p in s.places[len(s.places) - s.n_outputs :] if p is not None)
+            for s in steps
+            if s.function is not None
+        ),
+        default=0,
+    )
 
 
 def value_type(
@@ -413,4 +430,4 @@ def _deliver(low: Lowering, name: str) -> None:
         low.step("copy_rows", row, [source, target], work=source.nbytes)
 
 
-__all__ = ["Plan", "check_outputs", "make_plan"]
+__all__ = ["Plan", "make_plan", "output_bytes", "python_bytes"]

@@ -37,17 +37,22 @@ class Arenas:
     change from run to run settles at the largest size per concurrent run.
 
     Args:
-        limit: bytes that all arenas together may take, or None.
+        limit: bytes that all arenas, and what is held beside them, may take together, or None.
 
     Attributes:
         nbytes: bytes of all arenas, free and in use.
         peak: the most that ``nbytes`` has been.
+        held: bytes of the values that runs in progress keep outside arenas.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.nbytes = 0
         self.peak = 0
+        self.held = 0
+        #: What is no longer held, and not yet taken off: appending needs no lock, which whoever
+        #: frees an array (a garbage collection at any time) may have already.
+        self._released: list[int] = []
         self._free: list[Arena] = []
         self._lock = allocate_lock()
         _all.add(self)
@@ -69,14 +74,14 @@ class Arenas:
             if self._free:
                 small = max(self._free, key=lambda a: a.size)
                 self._drop(small)
-            if self.limit is not None and self.nbytes + wanted > self.limit:
+            if self.limit is not None and self._used() + wanted > self.limit:
                 while self._free:
                     self._drop(self._free[-1])
-                wanted = min(wanted, max(size, self.limit - self.nbytes))
-                if self.nbytes + wanted > self.limit:
+                wanted = min(wanted, max(size, self.limit - self._used()))
+                if self._used() + wanted > self.limit:
                     raise MemoryLimitError(
                         f"a run needs {size} bytes for activations, and runs in progress have "
-                        f"{self.nbytes}; the limit is {self.limit}"
+                        f"{self._used()}; the limit is {self.limit}"
                     )
             self.nbytes += wanted
             self.peak = max(self.peak, self.nbytes)
@@ -96,6 +101,46 @@ class Arenas:
         if arena is not None:
             with self._lock:
                 self._free.append(arena)
+
+    def room(self, nbytes: int) -> None:
+        """Make sure that so many bytes more may be held; free arenas make way.
+
+        Raises:
+            MemoryLimitError: the limit would be passed.
+        """
+        with self._lock:
+            self._make_room(nbytes)
+
+    def hold(self, nbytes: int) -> None:
+        """Count so many bytes outside arenas.
+
+        Raises:
+            MemoryLimitError: the limit is passed; they are not counted.
+        """
+        with self._lock:
+            self._make_room(nbytes)
+            self.held += nbytes
+
+    def release(self, nbytes: int) -> None:
+        """Take back what :meth:`hold` counted."""
+        self._released.append(nbytes)
+
+    def _make_room(self, nbytes: int) -> None:
+        if self.limit is None or self._used() + nbytes <= self.limit:
+            return
+        while self._free and self._used() + nbytes > self.limit:
+            self._drop(self._free[-1])
+        if self._used() + nbytes > self.limit:
+            raise MemoryLimitError(
+                f"a result needs {nbytes} bytes, and runs in progress have {self._used()}; "
+                f"the limit is {self.limit}"
+            )
+
+    def _used(self) -> int:
+        """Bytes of arenas and of what is held, with the lock taken."""
+        while self._released:
+            self.held -= self._released.pop()
+        return self.nbytes + self.held
 
     def _drop(self, arena: Arena) -> None:
         self._free.remove(arena)

@@ -8,6 +8,8 @@ from _thread import allocate_lock
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import prod
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,23 @@ import numpy as np
 from .. import knobs
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import Graph, Node, TensorType
-from ..plan import PackCache, Plan, annotate, check_outputs, late, make_plan, too_few
+from ..plan import PackCache, Plan, annotate, late, make_plan, output_bytes, python_bytes, too_few
 from ..plan.choice import Choices
 from ..plan.lowering import Step
 from ..plan.memory import ARENA, CONST
 from ..sizes import machine_memory
+from .account import Account, ids
 from .arenas import Arenas
 from .executor import Context, Program, Runner
 from .ready import Check, Opaque, Ready
 
 #: Views of one arena that Python steps keep.
 MAX_VIEWS = 1024
+
+#: Without a limit of the caller's, smaller arrays outside arenas are not counted.
+COUNTED = 1 << 16
+#: Operators that show their input's memory in another shape.
+VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 #: Plans kept per graph, unless ``FASTCONV_PLANS`` says otherwise.
 DEFAULT_PLANS = 8
@@ -57,6 +65,9 @@ class Prepared(Ready):
         self.plan = plan
         #: Whether the results are all of the graph's outputs, with nothing left to do.
         self.complete = not plan.known and not plan.eager and plan.rest is None
+        #: Bytes that a run takes besides the arena.
+        self.nbytes = python_bytes(plan.steps)
+        self.nbytes += sum(prod(shape) * dtype.itemsize for _, _, shape, dtype in self.outputs)
 
     def whole(self, graph: Graph) -> bool:
         """Whether there is nothing to do but to run it."""
@@ -147,6 +158,7 @@ class Engine:
         self._rests: dict[tuple[str, ...], Engine] = {}
         self._bodies: dict[int, Engine] = {}
         self._lock = allocate_lock()
+        self._const_ids: tuple[int, frozenset[int]] = (0, frozenset())
         #: The short way to the plan of the last run, if it has one: see ``Runner``.
         self.hot: Runner | None = None
         _engines.add(self)
@@ -187,34 +199,95 @@ class Engine:
 
         Args:
             feeds: one array for every graph input.
-            profile: when given, ``(plan, nanoseconds per step)`` is appended for each plan run.
+            profile: when given, ``(plan, nanoseconds)`` is appended for each plan run: those of its
+                steps, then those of the nodes that run in Python after them (``Plan.eager``).
             check: when given, called before each plan is run and now and then between its steps;
                 what it raises ends the run.
         """
         if check is not None:
             check()
         prepared = self.prepare(feeds)
+        if prepared.complete:
+            return self._run(prepared, feeds, profile, check, None)
+        account = Account(self.arenas, 0 if self.memory_limit else COUNTED)
+        account.enter(0, ids(f.value if isinstance(f, Opaque) else f for f in feeds.values()))
+        try:
+            return self._run(prepared, dict(feeds), profile, check, account)
+        finally:
+            account.close()
+
+    def _run_within(
+        self,
+        feeds: dict[str, Any],
+        profile: list[Any] | None,
+        check: Check,
+        account: Account,
+    ) -> dict[str, Any]:
+        """Run as a part of another engine's run, and on its account."""
+        if check is not None:
+            check()
+        return self._run(self.prepare(feeds), feeds, profile, check, account)
+
+    def _run(
+        self,
+        prepared: Prepared,
+        feeds: Mapping[str, Any],
+        profile: list[Any] | None,
+        check: Check,
+        account: Account | None,
+    ) -> dict[str, Any]:
+        """Run a plan and what follows it. With an account, ``feeds`` is emptied on the way, so that
+        what nothing reads any more is freed."""
         plan = prepared.plan
         times = None
         if profile is not None:
-            times = np.zeros(len(plan.steps))
+            times = np.zeros(len(plan.steps) + len(plan.eager))
             profile.append((plan, times))
-        values: dict[str, Any] = prepared.run(feeds, times, check)
+        values: dict[str, Any]
+        if account is None:
+            values = prepared.run(feeds, times, check)
+        else:
+            account.enter(id(self), self._constants())
+            reserved = account.reserve(prepared.nbytes)
+            try:
+                values = prepared.run(feeds, times, check)
+            finally:
+                account.release(reserved)
+            account.add([*values.values()])
         self.hot = prepared.hot
         if prepared.complete and len(values) == len(self.graph.outputs):
             return values
-        fresh = {id(v) for v in values.values()}
-        values.update(plan.known)
-        for name, array in feeds.items():
-            values.setdefault(name, array.value if isinstance(array, Opaque) else array)
-        body = partial(self._run_body, check=check)
-        for node in plan.eager:
-            run_node(node, values, self.graph.consts, self.memory_limit, body)
-        if plan.rest is not None:
-            rest = self._run_rest(plan.rest, values, profile, check)
-            fresh.update(map(id, rest.values()))
-            values.update(rest)
-        return {n: self._result(n, values, fresh) for n in self.graph.outputs}
+        made = [*values]
+        values = {
+            **{n: a.value if isinstance(a, Opaque) else a for n, a in feeds.items()},
+            **values,
+            **plan.known,
+        }
+        if account is not None:
+            account.add([*plan.known.values()])
+            body = partial(self._run_body, check=check, account=account)
+            for k, node in enumerate(plan.eager, len(plan.steps)):
+                start = perf_counter_ns()
+                run_node(node, values, self.graph.consts, account, body)
+                if times is not None:
+                    times[k] = perf_counter_ns() - start
+            if plan.rest is not None:
+                rest_feeds = self._rest_feeds(plan.rest, values, account)
+                values = {n: values[n] for n in self.graph.outputs if n in values}
+                assert isinstance(feeds, dict)
+                feeds.clear()
+                rest = self._rest(plan.rest)._run_within(rest_feeds, profile, check, account)
+                values.update(rest)
+                made += rest
+        fresh = {id(values[n]) for n in made if n in values and n not in plan.known}
+        return {n: self._result(n, values, fresh, account) for n in self.graph.outputs}
+
+    def _constants(self) -> frozenset[int]:
+        """Ids of the arrays that hold the graph's constants."""
+        consts = self.graph.consts
+        if self._const_ids[0] != len(consts):  # planning may add some: see ``plan.resolve``
+            self._const_ids = len(consts), ids(consts.values())
+        return self._const_ids[1]
 
     def _like(self, graph: Graph, packs: PackCache | None) -> Engine:
         """An engine with this one's settings, for a part of its graph or a subgraph."""
@@ -223,50 +296,76 @@ class Engine:
             self.half, self.arenas,
         )  # fmt: skip
 
-    def _run_body(self, body: Graph, feeds: Mapping[str, Any], check: Check = None) -> list[Any]:
+    def _run_body(
+        self, body: Graph, feeds: Mapping[str, Any], check: Check, account: Account
+    ) -> list[Any]:
         """Run the subgraph of a node; its plans are kept as this graph's own are."""
         engine = self._bodies.get(id(body))
         if engine is None:  # the graph's nodes keep the body, and with it its id
             engine = self._like(body, None)
             engine = self._bodies.setdefault(id(body), engine)
-        outs = engine.run({n: fed(v) for n, v in feeds.items()}, None, check)
+        account.add([*feeds.values()])  # slices that a Scan takes, captured values
+        given = {n: _fed(v, account) for n, v in feeds.items()}
+        outs = engine._run_within(given, None, check, account)
         return [outs[o] for o in body.outputs]
 
-    def _result(self, name: str, values: Mapping[str, Any], fresh: set[int]) -> Any:
+    def _result(
+        self, name: str, values: Mapping[str, Any], fresh: set[int], account: Account | None
+    ) -> Any:
         """An output that shares no memory with a constant, an input or another output."""
         array = values[name] if name in values else self.graph.consts[name]
         if id(array) in fresh:
             fresh.discard(id(array))
             return array
+        if account is not None:
+            account.room(_nbytes(array))
         try:
             if isinstance(array, np.ndarray):
-                return np.array(array)
-            from copy import deepcopy
+                result: Any = np.array(array)
+            else:
+                from copy import deepcopy
 
-            return deepcopy(array)
+                result = deepcopy(array)
         except MemoryError as e:
             raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
+        if account is not None:
+            account.add(result)
+        return result
 
-    def _run_rest(
-        self, rest: Graph, values: Mapping[str, Any], profile: list[Any] | None, check: Check
-    ) -> dict[str, Any]:
-        """Run what follows the data-dependent nodes, now that their results are at hand."""
+    def _rest(self, rest: Graph) -> Engine:
+        """The engine of what follows the data-dependent nodes."""
         key = tuple(n.name for n in rest.nodes)
         engine = self._rests.get(key)
         if engine is None:
             engine = self._like(rest, self.packs)
             engine = self._rests.setdefault(key, engine)
-        feeds: dict[str, Any] = {}
-        for n in rest.inputs:
-            feeds[n] = fed(values[n] if n in values else self.graph.consts[n])
-        return engine.run(feeds, profile, check)
+        return engine
+
+    def _rest_feeds(
+        self, rest: Graph, values: Mapping[str, Any], account: Account
+    ) -> dict[str, Any]:
+        """What it takes, now that their results are at hand."""
+        consts = self.graph.consts
+        return {n: _fed(values[n] if n in values else consts[n], account) for n in rest.inputs}
 
 
-def fed(value: Any) -> Any:
+def _fed(value: Any, account: Account) -> Any:
     """A value as engines take it: contiguous, or wrapped when it is no tensor."""
     if not isinstance(value, np.ndarray):
         return Opaque(value)
-    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
+    if value.flags.c_contiguous:
+        return value
+    account.room(value.nbytes)
+    value = np.ascontiguousarray(value)
+    account.add(value)
+    return value
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of an array, or of a sequence's."""
+    if isinstance(value, list):
+        return sum(map(_nbytes, value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _type(value: Any) -> TensorType:
@@ -291,29 +390,40 @@ def run_node(
     node: Node,
     values: dict[str, Any],
     consts: Mapping[str, np.ndarray],
-    memory_limit: int | None = None,
-    run_body: Callable[[Graph, Mapping[str, Any]], list[Any]] | None = None,
+    account: Account,
+    run_body: Callable[[Graph, Mapping[str, Any]], list[Any]],
 ) -> None:
     """Run one node in Python on the values at hand, and add its outputs to them.
 
-    ``run_body`` runs the subgraphs of a node that has such (default: node by node, in NumPy).
+    ``run_body`` runs the subgraphs of a node that has such.
 
     Raises:
-        MemoryLimitError: its outputs alone would pass ``memory_limit``, or the machine's memory.
+        MemoryLimitError: with its outputs the run would pass its limit. Where their sizes can be
+            foreseen nothing is computed; else the outputs have been, and are dropped.
     """
     ins: Sequence[Any] = [
         None if not i else values[i] if i in values else consts[i] for i in node.inputs
     ]
-    limit = memory_limit or machine_memory()
+    op: Any = node.op
 
     def checked(arrays: Sequence[Any]) -> Any:
-        if node.op.control and run_body is not None:
-            op: Any = node.op
-            return op.execute(arrays, run_body, limit)
-        if not node.op.dynamic and all(a is None or isinstance(a, np.ndarray) for a in arrays):
+        if op.control:
+            return op.execute(arrays, run_body, account.room)
+        size = 0
+        if op.dynamic:
+            size = op.foreseen(arrays)
+        elif op.label not in VIEWS and all(
+            a is None or isinstance(a, np.ndarray) for a in arrays
+        ):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
-            check_outputs(node, types, arrays, limit)
-        return late.compute(node.op, arrays)
+            size = output_bytes(node, types, arrays)
+        reserved = account.reserve(size)
+        try:
+            outs = late.compute(op, arrays)
+        finally:
+            account.release(reserved)
+        account.add([*outs])
+        return outs
 
     outs = compute(node, checked, ins)
     if len(outs) < len(node.outputs):

@@ -26,7 +26,13 @@ from .sequence import Dynamic, sequence
 #: Runs a graph on its inputs by name; returns its outputs in order.
 Run = Callable[[Graph, Mapping[str, Any]], list[Any]]
 
-NO_LIMIT = 1 << 62
+#: Raises MemoryLimitError unless there is room for so many bytes more.
+Room = Callable[[int], None]
+
+
+def no_limit(nbytes: int) -> None:
+    """There is always room."""
+
 
 _serials = itertools.count(1)
 
@@ -123,17 +129,17 @@ class Control(Dynamic):
     #: The subgraph's output that the first output comes from.
     first_output: ClassVar[int] = 0
 
-    def execute(self, xs: Sequence[Any], run: Run, limit: int = NO_LIMIT) -> list[Any]:
+    def execute(self, xs: Sequence[Any], run: Run, room: Room = no_limit) -> list[Any]:
         """Run the operator.
 
         Args:
             xs: the operator's own inputs, then the captured values.
             run: runs a graph.
-            limit: bytes that stacked outputs may take.
+            room: asked before outputs are stacked.
 
         Raises:
             InputError: an input does not fit.
-            MemoryLimitError: the stacked outputs pass ``limit``.
+            MemoryLimitError: there is no room for the stacked outputs.
         """
         raise NotImplementedError
 
@@ -171,11 +177,11 @@ def scalar_like(value: Any, body: Graph, name: str, dtype: Any) -> np.ndarray:
 
 
 class Stack:
-    """Arrays that become one, with a new axis; bounded in bytes."""
+    """Arrays that become one, with a new axis, as long as there is room for that."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, room: Room) -> None:
         self.arrays: list[np.ndarray] = []
-        self.limit = limit
+        self.room = room
         self.nbytes = 0
 
     def add(self, array: Any) -> None:
@@ -183,7 +189,7 @@ class Stack:
 
         Raises:
             InputError: it is no tensor, or its shape differs from the others'.
-            MemoryLimitError: together they pass the limit.
+            MemoryLimitError: there is no room for the array of them all beside them.
         """
         if not isinstance(array, np.ndarray):
             raise InputError("a subgraph's output that is to be stacked is no tensor")
@@ -193,11 +199,12 @@ class Stack:
                 f"{list(self.arrays[0].shape)}: they cannot be stacked"
             )
         self.nbytes += array.nbytes + 64
-        if self.nbytes > self.limit:
+        try:
+            self.room(self.nbytes)
+        except MemoryLimitError as e:
             raise MemoryLimitError(
-                f"the outputs of {len(self.arrays) + 1} iterations need {self.nbytes} bytes; "
-                f"the limit is {self.limit}"
-            )
+                f"the outputs of {len(self.arrays) + 1} iterations need {self.nbytes} bytes: {e}"
+            ) from None
         self.arrays.append(array)
 
     def joined(self, body: Graph, name: str, axis: int = 0, backwards: bool = False) -> np.ndarray:
@@ -230,7 +237,7 @@ class If(Control):
         """The subgraph that runs under this condition."""
         return self.bodies["then_branch" if flag(condition, "the condition") else "else_branch"]
 
-    def execute(self, xs, run, limit=NO_LIMIT):
+    def execute(self, xs, run, room=no_limit):
         body = self.chosen(xs[0])
         return run(body, self._feeds(body, xs, []))
 
@@ -290,7 +297,7 @@ class Loop(Control):
                 "wanted: the condition and the carried values"
             )
 
-    def execute(self, xs, run, limit=NO_LIMIT):
+    def execute(self, xs, run, room=no_limit):
         body = self.bodies["body"]
         own = [*xs[: self.own], None, None][: max(2, self.own)]
         most, cond, carried = own[0], own[1], list(own[2:])
@@ -299,7 +306,7 @@ class Loop(Control):
         trips = None if most is None else int(most.reshape(()))
         go = True if cond is None else flag(cond, "the condition of Loop")
         n = len(carried)
-        stacks = [Stack(limit) for _ in body.outputs[1 + n :]]
+        stacks = [Stack(room) for _ in body.outputs[1 + n :]]
         names = self.given(body)
         it = 0
         while go and (trips is None or it < trips):
@@ -364,19 +371,20 @@ class Scan(Control):
             if values and len(values) != most:
                 raise ModelError(f"{what} {list(values)} must be {most} numbers")
 
-    def execute(self, xs, run, limit=NO_LIMIT):
+    def execute(self, xs, run, room=no_limit):
         if self.opset >= 9:
-            return self._scan(xs[: self.own], xs, run, limit, None)
+            return self._scan(xs[: self.own], xs, run, room, None)
         lens, own = xs[0], xs[1 : self.own]
         batch = own[0].shape[0]
         rows = []
         for b in range(batch):
             length = None if lens is None else int(lens[b])
-            rows.append(self._scan([x[b] for x in own], xs, run, limit, length))
+            rows.append(self._scan([x[b] for x in own], xs, run, room, length))
+        room(sum(a.nbytes for row in rows for a in row))
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
     def _scan(
-        self, own: Sequence[Any], xs: Sequence[Any], run: Run, limit: int, length: int | None
+        self, own: Sequence[Any], xs: Sequence[Any], run: Run, room: Room, length: int | None
     ) -> list[Any]:
         body = self.bodies["body"]
         n = len(own) - self.num_scan_inputs
@@ -392,7 +400,7 @@ class Scan(Control):
             raise InputError(f"the scan inputs have different lengths: {sorted(sizes)}")
         size = sizes.pop()
         used = size if length is None else min(length, size)
-        stacks = [Stack(limit) for _ in body.outputs[n:]]
+        stacks = [Stack(room) for _ in body.outputs[n:]]
         for t in range(used):
             slices = [
                 np.asarray(x.take(used - 1 - t if back else t, a))
@@ -423,7 +431,7 @@ class Scan(Control):
 class SequenceMap(Control):
     """Runs a subgraph on each tensor of a sequence; other inputs are sequences or tensors."""
 
-    def execute(self, xs, run, limit=NO_LIMIT):
+    def execute(self, xs, run, room=no_limit):
         body = self.bodies["body"]
         first, others = sequence(xs[0]), xs[1 : self.own]
         for other in others:

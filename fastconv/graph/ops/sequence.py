@@ -8,6 +8,7 @@ OptionalHasElement-18 and OptionalGetElement-18.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class Dynamic(Op):
 
     def infer(self, types, values):
         raise SymbolicError(f"what {self.label} gives is known when it runs")
+
+    def foreseen(self, xs: Sequence[Any]) -> int:
+        """Bytes that ``compute`` will allocate for its outputs, where that can be told."""
+        return 0
 
 
 def position(index: np.ndarray, size: int, what: str, extra: int = 0) -> int:
@@ -127,6 +132,9 @@ class SplitToSequence(Dynamic):
     axis: int = 0
     keepdims: int = 1
 
+    def foreseen(self, xs):
+        return xs[0].nbytes  # pieces are copies, but for those that are contiguous
+
     def compute(self, xs):
         x = xs[0]
         axis = normalize_axis(self.axis, x.ndim)
@@ -158,6 +166,9 @@ class ConcatFromSequence(Dynamic):
 
     axis: int
     new_axis: int = 0
+
+    def foreseen(self, xs):
+        return sum(a.nbytes for a in xs[0]) if isinstance(xs[0], list) else 0
 
     def compute(self, xs):
         values = sequence(xs[0])
