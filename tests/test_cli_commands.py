@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from cli_tools import IMAGES, LENET, MOBILENET, build, conv_net, node
 
@@ -183,6 +184,55 @@ def test_scratch_memory_is_not_counted_as_moved(call, tmp_path):
     (step,) = (s for s in json.loads(out)["steps"] if s["macs"])
     # At most: input and output, and weights transformed for F(4×4), which are 36/9 as many.
     assert step["bytes"] <= 4 * (2 * 64 * 40 * 40 + 4 * w.size + 1024)
+
+
+#: Text of a model, and the layer that runs in Python behind a plan's steps: (op, kernel, shape).
+IN_PYTHON = {
+    "reference": (
+        "g (float[9,9,8,8] x) => (float[9,9] y) { a = Relu (x)  d = Det (a)  y = Erf (d) }",
+        ("Det", "onnx.reference", [9, 9]),
+    ),
+    "loop": (
+        """g (float[9] x) => (float[9] y) {
+            a = Relu (x)
+            n = Constant <value_int = 20> ()
+            d = Loop (n, , a) <body = b (int64 i, bool go, float[9] v) => (bool on, float[9] w) {
+                on = Identity (go)  w = Exp (v) }>
+            y = Erf (d)
+        }""",
+        ("Loop", "numpy:Loop", [9]),
+    ),
+    "data": (
+        """g (float[40,50] x) => (float[k,2] y) {
+            a = Relu (x)  n = NonZero (a)  t = Transpose (n)  y = Cast <to = 1> (t)
+        }""",
+        ("NonZero", "numpy:NonZero", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_the_profile_has_the_times_of_nodes_that_run_in_python(call, tmp_path, name):
+    text, (op, kernel, shape) = IN_PYTHON[name]
+    path = tmp_path / "m.onnx"
+    m = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    onnx.save(m, path)
+    args = ("bench", path, "--runs", 2, "--threads", 1, "--profile", "--fallback", "allow")
+    code, out, _ = call(*args, "--json")
+    assert code == 0
+    found = json.loads(out)
+    ops = [s["op"] for s in found["steps"]]
+    assert 0 < ops.index(op) < len(ops) - 1  # in the order that they run in
+    (step,) = (s for s in found["steps"] if s["op"] == op)
+    assert (step["kernel"], step["gflops"], step["bound"]) == (kernel, None, "")
+    assert step["shape"] == shape if shape else step["shape"][0] == 2
+    assert step["ms"] > 0.001
+    assert sum(s["share"] for s in found["steps"]) == pytest.approx(1)
+    assert found["total"]["ms"] == pytest.approx(sum(s["ms"] for s in found["steps"]))
+    assert step["share"] == pytest.approx(step["ms"] / found["total"]["ms"], rel=1e-3)
+    code, out, _ = call(*args)
+    assert code == 0
+    assert kernel in out
 
 
 def test_bench_for_people(call):

@@ -203,6 +203,19 @@ def test_the_command_writes_the_form_that_the_ending_names(capsys, tmp_path):
     assert " %" in path.read_text(encoding="utf-8")
 
 
+def test_a_node_that_runs_in_python_has_its_time_and_its_share_of_the_run(tmp_path):
+    nodes = [node("Relu", ["x"], ["a"]), node("Det", ["a"], ["d"]), node("Erf", ["d"], ["y"])]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build(nodes, {"x": [40, 40, 8, 8]}, ["y"], {}))
+    found, tree = draw_svg(str(path), runs=2)
+    layers = [b for b in found.boxes if b.milliseconds is not None]
+    assert len(layers) == 3
+    assert sum(b.milliseconds for b in layers) == pytest.approx(found.total)
+    assert sum(b.share for b in layers) == pytest.approx(1)
+    (det,) = (texts(b) for b in boxes(tree) if "Det" in texts(b)[0])
+    assert re.search(r"[\d.]+ (µs|ms) · [\d.]+ %", " ".join(det))
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -262,8 +262,8 @@ def resolve(
                 size = output_bytes(node, ins, values)
                 if used + size > limit:
                     raise MemoryLimitError(
-                        f"its results need {size} bytes, and those of other nodes that are computed "
-                        f"once have {used}; the limit is {limit}"
+                        f"its results need {size} bytes, and those of other nodes that are "
+                        f"computed once have {used}; the limit is {limit}"
                     )
                 folded = node.op.compute(values)
                 used += sum(a.nbytes for a in folded if a.base is None)

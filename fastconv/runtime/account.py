@@ -14,7 +14,7 @@ from .arenas import Arenas
 OVERHEAD = 128
 
 
-class _Held(weakref.ref):  # type: ignore[type-arg]
+class _Held(weakref.ref):
     """An array that counts, until nobody has it any more."""
 
     __slots__ = ("key", "size")
@@ -40,6 +40,7 @@ class Account:
         self.least = least
         self._held: dict[int, _Held] = {}
         self._exempt: dict[int, Collection[int]] = {}
+        self._kept: set[int] = set()
 
     def enter(self, key: int, constants: Collection[int]) -> None:
         """Leave out arrays with these ids (see :func:`ids`), which outlive the run."""
@@ -67,30 +68,50 @@ class Account:
 
     def release(self, nbytes: int) -> None:
         """Take back a reservation."""
-        self.arenas.release(nbytes)
+        if nbytes:
+            self.arenas.release(nbytes)
 
-    def add(self, value: Any) -> None:
-        """Count a value: an array, a sequence of such, or None.
+    def add(self, values: Iterable[Any]) -> None:
+        """Count values: arrays, sequences of such, or None.
 
         Raises:
             MemoryLimitError: the limit is passed.
         """
-        if isinstance(value, list):
-            for item in value:
-                self.add(item)
+        for value in values:
+            if isinstance(value, np.ndarray):
+                if value.nbytes >= self.least:
+                    self._add(owner(value))
+            elif isinstance(value, list):
+                self.add(value)
+
+    def _add(self, array: np.ndarray) -> None:
+        key = id(array)
+        if key in self._held:
             return
-        if not isinstance(value, np.ndarray):
-            return
-        array = owner(value)
-        size, key = array.nbytes + OVERHEAD, id(array)
-        if size < self.least or key in self._held:
-            return
-        if any(key in constants for constants in self._exempt.values()):
-            return
+        for constants in self._exempt.values():
+            if key in constants:
+                return
+        size = array.nbytes + OVERHEAD
         self.arenas.hold(size)
-        held = _Held(array, self._freed)
+        held = self._held[key] = _Held(array, self._freed)
         held.key, held.size = key, size
-        self._held[key] = held
+
+    def keep(self, values: Collection[Any]) -> None:
+        """Count values that plans keep for later runs, and do not :meth:`give` them away."""
+        if values:
+            self.add(values)
+            self._kept |= ids(values)
+
+    def give(self, value: Any) -> bool:
+        """Whether the caller may have a value as it is: nobody else has any of its memory.
+
+        That is so once for each array.
+        """
+        found = ids([value])
+        free = found <= self._held.keys() and not found & self._kept
+        free = free and all(map(_whole, value if isinstance(value, list) else [value]))
+        self._kept |= found
+        return free
 
     def _freed(self, held: Any) -> None:
         if self._held.pop(held.key, None) is not None:
@@ -101,6 +122,14 @@ class Account:
         held, self._held = self._held, {}
         for h in held.values():
             self.arenas.release(h.size)
+
+
+def _whole(value: Any) -> bool:
+    """Whether an array is all of the memory that it is in."""
+    if not isinstance(value, np.ndarray):
+        return value is None
+    flags = value.flags
+    return flags.c_contiguous and flags.writeable and value.nbytes == owner(value).nbytes
 
 
 def owner(array: np.ndarray) -> np.ndarray:

@@ -118,7 +118,8 @@ class Arenas:
             MemoryLimitError: the limit is passed; they are not counted.
         """
         with self._lock:
-            self._make_room(nbytes)
+            if self.limit is not None and self._used() + nbytes > self.limit:
+                self._make_room(nbytes)
             self.held += nbytes
 
     def release(self, nbytes: int) -> None:

@@ -144,7 +144,9 @@ class Engine:
         arenas: Arenas | None = None,
     ) -> None:
         self.graph = graph
-        self.arenas = arenas or Arenas(memory_limit or machine_memory())
+        self.arenas = arenas or Arenas()
+        if self.arenas.limit is None:
+            self.arenas.limit = memory_limit or machine_memory()
         self.strict = strict
         self.choices = choices or Choices()
         self.half = half
@@ -208,11 +210,19 @@ class Engine:
             check()
         prepared = self.prepare(feeds)
         if prepared.complete:
-            return self._run(prepared, feeds, profile, check, None)
+            return self._run_whole(prepared, feeds, profile, check)
         account = Account(self.arenas, 0 if self.memory_limit else COUNTED)
-        account.enter(0, ids(f.value if isinstance(f, Opaque) else f for f in feeds.values()))
+        account.enter(0, ids(map(_opened, feeds.values())))
         try:
-            return self._run(prepared, dict(feeds), profile, check, account)
+            values = self._run(prepared, dict(feeds), profile, check, account)
+            for name, value in values.items():
+                if account.give(value):
+                    values[name] = [*value] if isinstance(value, list) else value
+                    continue
+                account.room(_nbytes(value))
+                values[name] = _copied(name, value)
+                account.add([values[name]])
+            return values
         finally:
             account.close()
 
@@ -223,64 +233,76 @@ class Engine:
         check: Check,
         account: Account,
     ) -> dict[str, Any]:
-        """Run as a part of another engine's run, and on its account."""
+        """Run as a part of another engine's run, and on its account.
+
+        What it gives may be an input or a constant, or share memory with one.
+        """
         if check is not None:
             check()
         return self._run(self.prepare(feeds), feeds, profile, check, account)
 
-    def _run(
+    def _run_whole(
         self,
         prepared: Prepared,
         feeds: Mapping[str, Any],
         profile: list[Any] | None,
         check: Check,
-        account: Account | None,
     ) -> dict[str, Any]:
-        """Run a plan and what follows it. With an account, ``feeds`` is emptied on the way, so that
-        what nothing reads any more is freed."""
-        plan = prepared.plan
-        times = None
-        if profile is not None:
-            times = np.zeros(len(plan.steps) + len(plan.eager))
-            profile.append((plan, times))
-        values: dict[str, Any]
-        if account is None:
-            values = prepared.run(feeds, times, check)
-        else:
-            account.enter(id(self), self._constants())
-            reserved = account.reserve(prepared.nbytes)
-            try:
-                values = prepared.run(feeds, times, check)
-            finally:
-                account.release(reserved)
-            account.add([*values.values()])
+        """Run a plan that nothing follows."""
+        values: dict[str, Any] = prepared.run(feeds, _times(prepared.plan, profile), check)
         self.hot = prepared.hot
-        if prepared.complete and len(values) == len(self.graph.outputs):
+        if len(values) == len(self.graph.outputs):
             return values
-        made = [*values]
+        for name in self.graph.outputs:
+            if name not in values:
+                value = _opened(feeds[name]) if name in feeds else self.graph.consts[name]
+                values[name] = _copied(name, value)
+        return {n: values[n] for n in self.graph.outputs}
+
+    def _run(
+        self,
+        prepared: Prepared,
+        feeds: dict[str, Any],
+        profile: list[Any] | None,
+        check: Check,
+        account: Account,
+    ) -> dict[str, Any]:
+        """Run a plan and what follows it; ``feeds`` is emptied once nothing reads them any more."""
+        plan = prepared.plan
+        times = _times(plan, profile)
+        account.enter(id(self), self._constants())
+        reserved = account.reserve(prepared.nbytes)
+        try:
+            values: dict[str, Any] = prepared.run(feeds, times, check)
+        finally:
+            account.release(reserved)
+        account.add(values.values())
+        self.hot = prepared.hot
+        consts = self.graph.consts
+        if prepared.complete:
+            if len(values) != len(self.graph.outputs):
+                for n in self.graph.outputs:
+                    if n not in values:
+                        values[n] = _opened(feeds[n]) if n in feeds else consts[n]
+            return values
+        account.keep(plan.known.values())
         values = {
-            **{n: a.value if isinstance(a, Opaque) else a for n, a in feeds.items()},
+            **{n: _opened(a) for n, a in feeds.items()},
             **values,
             **plan.known,
         }
-        if account is not None:
-            account.add([*plan.known.values()])
-            body = partial(self._run_body, check=check, account=account)
-            for k, node in enumerate(plan.eager, len(plan.steps)):
-                start = perf_counter_ns()
-                run_node(node, values, self.graph.consts, account, body)
-                if times is not None:
-                    times[k] = perf_counter_ns() - start
-            if plan.rest is not None:
-                rest_feeds = self._rest_feeds(plan.rest, values, account)
-                values = {n: values[n] for n in self.graph.outputs if n in values}
-                assert isinstance(feeds, dict)
-                feeds.clear()
-                rest = self._rest(plan.rest)._run_within(rest_feeds, profile, check, account)
-                values.update(rest)
-                made += rest
-        fresh = {id(values[n]) for n in made if n in values and n not in plan.known}
-        return {n: self._result(n, values, fresh, account) for n in self.graph.outputs}
+        body = partial(self._run_body, check=check, account=account)
+        for k, node in enumerate(plan.eager, len(plan.steps)):
+            start = perf_counter_ns()
+            run_node(node, values, consts, account, body)
+            if times is not None:
+                times[k] = perf_counter_ns() - start
+        if plan.rest is not None:
+            rest_feeds = self._rest_feeds(plan.rest, values, account)
+            values = {n: values[n] for n in self.graph.outputs if n in values}
+            feeds.clear()
+            values |= self._rest(plan.rest)._run_within(rest_feeds, profile, check, account)
+        return {n: values[n] if n in values else consts[n] for n in self.graph.outputs}
 
     def _constants(self) -> frozenset[int]:
         """Ids of the arrays that hold the graph's constants."""
@@ -304,33 +326,10 @@ class Engine:
         if engine is None:  # the graph's nodes keep the body, and with it its id
             engine = self._like(body, None)
             engine = self._bodies.setdefault(id(body), engine)
-        account.add([*feeds.values()])  # slices that a Scan takes, captured values
+        account.add(feeds.values())  # slices that a Scan takes, captured values
         given = {n: _fed(v, account) for n, v in feeds.items()}
         outs = engine._run_within(given, None, check, account)
         return [outs[o] for o in body.outputs]
-
-    def _result(
-        self, name: str, values: Mapping[str, Any], fresh: set[int], account: Account | None
-    ) -> Any:
-        """An output that shares no memory with a constant, an input or another output."""
-        array = values[name] if name in values else self.graph.consts[name]
-        if id(array) in fresh:
-            fresh.discard(id(array))
-            return array
-        if account is not None:
-            account.room(_nbytes(array))
-        try:
-            if isinstance(array, np.ndarray):
-                result: Any = np.array(array)
-            else:
-                from copy import deepcopy
-
-                result = deepcopy(array)
-        except MemoryError as e:
-            raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
-        if account is not None:
-            account.add(result)
-        return result
 
     def _rest(self, rest: Graph) -> Engine:
         """The engine of what follows the data-dependent nodes."""
@@ -357,8 +356,34 @@ def _fed(value: Any, account: Account) -> Any:
         return value
     account.room(value.nbytes)
     value = np.ascontiguousarray(value)
-    account.add(value)
+    account.add([value])
     return value
+
+
+def _times(plan: Plan, profile: list[Any] | None) -> np.ndarray | None:
+    """Where the times of a plan go, if they are wanted: see :meth:`Engine.run`."""
+    if profile is None:
+        return None
+    times = np.zeros(len(plan.steps) + len(plan.eager))
+    profile.append((plan, times))
+    return times
+
+
+def _copied(name: str, value: Any) -> Any:
+    """An output that shares no memory with a constant, an input or another output."""
+    try:
+        if isinstance(value, np.ndarray):
+            return np.array(value)
+        from copy import deepcopy
+
+        return deepcopy(value)
+    except MemoryError as e:
+        raise MemoryLimitError(f"cannot allocate output {name!r}: {e}") from None
+
+
+def _opened(value: Any) -> Any:
+    """What was fed, without the wrapper."""
+    return value.value if isinstance(value, Opaque) else value
 
 
 def _nbytes(value: Any) -> int:
@@ -412,9 +437,7 @@ def run_node(
         size = 0
         if op.dynamic:
             size = op.foreseen(arrays)
-        elif op.label not in VIEWS and all(
-            a is None or isinstance(a, np.ndarray) for a in arrays
-        ):
+        elif op.label not in VIEWS and all(a is None or isinstance(a, np.ndarray) for a in arrays):
             types = [None if a is None else TensorType(a.dtype, a.shape) for a in arrays]
             size = output_bytes(node, types, arrays)
         reserved = account.reserve(size)
@@ -422,7 +445,7 @@ def run_node(
             outs = late.compute(op, arrays)
         finally:
             account.release(reserved)
-        account.add([*outs])
+        account.add(outs)
         return outs
 
     outs = compute(node, checked, ins)
