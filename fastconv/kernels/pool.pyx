@@ -65,7 +65,8 @@ cdef struct PoolParams:
     int64_t channels
     # Work is cut into rows of output × blocks of channels (whole vectors, but for the last).
     int64_t block
-    int64_t kind, p, count_include_pad
+    int64_t kind
+    int32_t p, count_include_pad
     # Indices number spatial cells with these steps (d, h, w).
     int64_t step_d, step_h, step_w
 

@@ -57,6 +57,13 @@ typedef int32_t vi_u __attribute__((vector_size(4 * VW), aligned(4), may_alias))
 
 V_INLINE vf v_load(const float *p) { return *(const vf_u *)p; }
 V_INLINE void v_store(float *p, vf a) { *(vf_u *)p = a; }
+/* Whether v_fma rounds once. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define FUSED 1
+#else
+#define FUSED 0
+#endif
+
 V_INLINE vf v_set(float a) { return a - (vf){0}; }
 V_INLINE vf v_zero(void) { return (vf){0}; }
 V_INLINE vf v_add(vf a, vf b) { return a + b; }

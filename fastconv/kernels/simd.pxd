@@ -8,6 +8,7 @@ cdef extern from "simd.h" nogil:
     enum: MR3
     enum: FEW_ROWS
     enum: FEW_LANES
+    enum: FUSED
     ctypedef float vf
     ctypedef int32_t vi
     vf v_load(const float *p)
