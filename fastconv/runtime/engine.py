@@ -327,7 +327,7 @@ class Engine:
             engine = self._like(body, None)
             engine = self._bodies.setdefault(id(body), engine)
         account.add(feeds.values())  # slices that a Scan takes, captured values
-        given = {n: _fed(v, account) for n, v in feeds.items()}
+        given = {n: _fed(n, v, account) for n, v in feeds.items()}
         outs = engine._run_within(given, None, check, account)
         return [outs[o] for o in body.outputs]
 
@@ -345,16 +345,19 @@ class Engine:
     ) -> dict[str, Any]:
         """What it takes, now that their results are at hand."""
         consts = self.graph.consts
-        return {n: _fed(values[n] if n in values else consts[n], account) for n in rest.inputs}
+        return {n: _fed(n, values[n] if n in values else consts[n], account) for n in rest.inputs}
 
 
-def _fed(value: Any, account: Account) -> Any:
+def _fed(name: str, value: Any, account: Account) -> Any:
     """A value as engines take it: contiguous, or wrapped when it is no tensor."""
     if not isinstance(value, np.ndarray):
         return Opaque(value)
     if value.flags.c_contiguous:
         return value
-    account.room(value.nbytes)
+    try:
+        account.room(value.nbytes)
+    except MemoryLimitError as e:
+        raise MemoryLimitError(f"the value {name!r}: {e}") from None
     value = np.ascontiguousarray(value)
     account.add([value])
     return value
