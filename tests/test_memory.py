@@ -223,7 +223,7 @@ def test_a_result_of_known_size_is_refused_before_it_is_computed():
     model = fastconv.load(parsed(FILLED).SerializeToString(), threads=1, memory_limit=limit)
     tracemalloc.start()
     try:
-        with pytest.raises(MemoryLimitError, match="the value .* needs 12582912 bytes"):
+        with pytest.raises(MemoryLimitError, match=r"the value .* needs 12582912 bytes"):
             model.run({"s": np.float32([3, MIB])})  # 12 MiB each: the first fits
         assert tracemalloc.get_traced_memory()[1] < limit
     finally:

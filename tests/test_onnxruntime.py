@@ -10,7 +10,7 @@ import time
 import numpy as np
 import onnxruntime as theirs
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 from test_concurrency import conv_chain
 
 import fastconv
@@ -537,6 +537,23 @@ def test_a_profile_is_a_chrome_trace_with_an_event_per_node(ort, feeds, tmp_path
     assert s.end_profiling() == ""
     assert session(ort).end_profiling() == ""
     s.run(None, feeds)
+
+
+def test_each_node_that_runs_in_python_has_its_own_event(tmp_path):
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] x) => (int64[1,k] a, int64[1,j] b) {
+        r = Relu (x)  a = NonZero (r)  b = NonZero (x)
+    }"""
+    o = ours.SessionOptions()
+    o.enable_profiling = True
+    o.profile_file_prefix = str(tmp_path / "profile")
+    s = ours.InferenceSession(parser.parse_model(text).SerializeToString(), o)
+    s.run(None, {"x": np.float32([-1, 0, 2] * 10_000)})
+    events = json.loads(pathlib.Path(s.end_profiling()).read_text(encoding="utf-8"))
+    found = [e for e in events if e["args"].get("op_name") == "NonZero"]
+    assert len(found) == 2
+    assert all(e["dur"] > 0 and e["args"]["kernel"] == "python" for e in found)
+    assert found[0]["ts"] + found[0]["dur"] <= found[1]["ts"] + 0.01
 
 
 def test_the_times_of_a_profile_are_those_of_the_nodes(tmp_path):
