@@ -12,6 +12,7 @@ from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
+from ..graph.strings import is_text, refuse_text
 from ..records import record
 from ..sizes import checked_size, machine_memory
 from . import bands
@@ -255,6 +256,7 @@ def resolve(
             late.append(node)
             continue
         try:
+            refuse_text(node.op, ins)
             folded = node.op.fold(ins, values)
             if folded is None and constant and node.op.deterministic and node.inputs:
                 check_outputs(node, ins, values, limit)
@@ -281,7 +283,7 @@ def resolve(
         if len(outs) < len(node.outputs):
             raise annotate(node, too_few(node, len(outs)), ins)
         static = [t.static for t, name in zip(outs, node.outputs) if name]
-        if all(static):
+        if all(static) and not any(t is not None and is_text(t.dtype) for t in (*ins, *outs)):
             for name, out in zip(node.outputs, outs, strict=False):
                 if name:
                     types[name] = out
@@ -317,7 +319,9 @@ def check_outputs(
 
     Raises:
         MemoryLimitError: they would.
+        ShapeError: it computes with numbers, and an input holds strings.
     """
+    refuse_text(node.op, types)
     for t in node.op.infer(types, values):
         if t.static:
             assert t.shape is not None
