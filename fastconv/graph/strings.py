@@ -69,7 +69,7 @@ def from_text(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     Raises:
         InputError: a string is no number, or none that an integer can hold.
     """
-    read = _real if dtype.kind in "fc" else _whole
+    read: Any = _real if dtype.kind in "fc" else _whole
     flat: Any = np.asarray(x).reshape(-1)
     found = [read(_string(v), dtype) for v in flat]
     with np.errstate(all="ignore"):
