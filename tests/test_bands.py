@@ -260,3 +260,8 @@ def test_chains_are_divided_as_the_plain_rule_says(layers, height, images, room)
     ]
     got = divided(stated, height, images, room, bands.MOST_ANEW, bands.MOST_STEPS)
     assert got == divided_plainly(geometry, row_bytes, room)
+
+
+def test_an_absurd_height_is_not_tried_band_by_band():
+    stated = [(1 << 40, 3, 1, 1, 1, 1 << 10)] * 2
+    assert divided(stated, 1 << 40, 1, bands.BAND_BYTES, bands.MOST_ANEW, bands.MOST_STEPS) == 0

@@ -195,6 +195,40 @@ def test_outputs_have_the_shape_that_is_stated_and_sizes_that_are_inferred():
     assert ours.InferenceSession(m).get_modelmeta().version == (1 << 63) - 1
 
 
+@pytest.mark.parametrize("element", [TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2FNUZ])
+def test_small_floats_have_the_names_that_onnxruntime_gives_them(element):
+    value = helper.make_tensor_value_info
+    m = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["y"])], "g", [value("x", element, [2])],
+            [value("y", element, [2])],
+        ),
+        opset_imports=[helper.make_opsetid("", 21)], ir_version=10,
+    ).SerializeToString()  # fmt: skip
+    types = [
+        ort.InferenceSession(m, providers=["CPUExecutionProvider"]).get_outputs()[0].type
+        for ort in (theirs, ours)
+    ]
+    assert types[0] == types[1]
+
+
+def test_an_output_size_that_is_computed_has_no_name():
+    value = helper.make_tensor_value_info
+    m = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])], "g",
+            [value("x", TensorProto.FLOAT, ["n", 3, "h", None])],
+            [value("y", TensorProto.FLOAT, None)],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    ).SerializeToString()  # fmt: skip
+    shapes = [
+        ort.InferenceSession(m, providers=["CPUExecutionProvider"]).get_outputs()[0].shape
+        for ort in (theirs, ours)
+    ]
+    assert shapes == [["n", 3, None, None]] * 2
+
+
 @BOTH
 @pytest.mark.parametrize("op", ["Nonsense", "Relu"])
 def test_an_operator_that_nobody_has_is_refused_when_the_model_is_loaded(ort, op):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,6 +37,7 @@ print(json.dumps({
     "version": [importlib.metadata.version("onnxruntime"), ort.__version__],
     "distribution": importlib.metadata.distribution("onnxruntime").metadata["Name"],
     "argv": sys.argv[1:], "main": __name__, "path": sys.path[0],
+    "file": globals().get("__file__"),
 }))
 """
 
@@ -67,6 +69,9 @@ def test_a_script_runs_with_its_arguments(tmp_path):
     found = check(run("-m", "fastconv.onnxruntime", str(script), "a", "-b").stdout)
     assert (found["argv"], found["main"]) == (["a", "-b"], "__main__")
     assert found["path"] == str(tmp_path)
+    relative = os.path.relpath(script, ROOT)
+    found = check(run("-m", "fastconv.onnxruntime", relative).stdout)
+    assert found["file"] == str(script)  # as with the interpreter itself
 
 
 def test_a_module_and_a_line_of_code_run(tmp_path):

@@ -8,6 +8,7 @@ from harness import ISAS
 from random_graphs import network
 
 import fastconv
+from fastconv.errors import FastconvError
 from fastconv.graph import Graph, Node, Sym, TensorType
 from fastconv.graph.activation import Activation
 from fastconv.graph.ops.activations import Clip, LeakyRelu, Relu, Sigmoid
@@ -15,7 +16,7 @@ from fastconv.graph.ops.binary import Add, Mul
 from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.logic import Identity
 from fastconv.graph.ops.matmul import MatMul
-from fastconv.graph.ops.move import Transpose
+from fastconv.graph.ops.move import Pad, Transpose
 from fastconv.graph.ops.norm import LayerNormalization
 from fastconv.graph.ops.pool import GlobalAveragePool
 from fastconv.graph.ops.resize import Resize
@@ -282,3 +283,26 @@ def test_what_is_kept_of_a_graph_is_bounded():
     (recipes,) = (r for r in packs.recipes.values() if isinstance(r, Recipes))
     assert max(map(len, recipes._traced.values())) <= MOST_CHOICES
     assert len(recipes._traced) + len(recipes._recipes) <= 2 * MOST_RECIPES
+
+
+def test_tables_that_a_recipe_makes_have_the_shapes_of_their_sizes():
+    """Positions and weights for an image of another size are more of them, or fewer."""
+    consts = {
+        "scales": np.float32([1, 1, 2, 1.5]), "pads": np.int64([0, 0, 1, 2, 0, 0, 0, 1]),
+    }  # fmt: skip
+    nodes = [
+        Node(Resize(mode="linear"), ["x", "", "scales"], ["r"], "r"),
+        Node(Resize(mode="nearest"), ["r", "", "scales"], ["s"], "s"),
+        Node(Pad(mode="reflect"), ["s", "pads"], ["y"], "y"),
+    ]
+    same_as_without(nodes, consts, ["x"], ["y"])
+
+
+def test_a_size_that_no_tape_can_hold_is_refused_as_without_recipes():
+    graph = blocks(np.random.default_rng(9), 1)
+    packs = PackCache()
+    for size in (8, 9, 10):
+        planned(graph, image(size, size), packs)
+    for sizes in ((1 << 63, 8), (8, 1 << 64), (1 << 62, 1 << 62)):
+        with pytest.raises(FastconvError):
+            planned(graph, image(*sizes), packs)

@@ -124,6 +124,7 @@ def test_a_tape_refuses_what_would_reach_outside_of_it():
         tape.Tape(1, [4], [False], [], [], [], [(b"1234", [(0, 0, 0)])])
     with pytest.raises(ValueError, match="2 sizes"):
         tape.Tape(1, [4], [False], [], [], [0], []).run([1, 2])
+    assert tape.Tape(1, [4], [False], [], [], [0], []).run([1 << 63]) is None
 
 
 def test_fields_of_parameter_structs_are_found_where_they_are():

@@ -1,9 +1,12 @@
 """Operators of detectors and warps: against onnxruntime, naive forms and each other."""
 
+from itertools import product
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from harness import run_op
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -12,6 +15,7 @@ import fastconv
 from fastconv import FastconvError, InputError, ShapeError
 from fastconv.graph import TensorType
 from fastconv.graph.ops.conv import Conv
+from fastconv.graph.ops.move import Slice
 from fastconv.graph.ops.vision import AffineGrid, Col2Im, DeformConv, NonMaxSuppression, RoiAlign
 
 
@@ -203,3 +207,28 @@ def test_mel_filters_are_those_of_onnxruntime():
         node, **inputs, low=np.array(20, np.float32), high=np.array(4000, np.float32)
     )
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("align", [0, 1])
+def test_cubic_sampling_beyond_a_border_is_that_of_onnxruntime(align):
+    x = np.arange(5, dtype=np.float32).reshape(1, 1, 1, 5) ** 2
+    grid = np.zeros((1, 1, 6, 2), np.float32)
+    grid[0, 0, :, 0] = [-1.7, -1.3, -1.05, 0.3, 1.1, 1.6]
+    attributes = {"mode": "cubic", "padding_mode": "border", "align_corners": align}
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], **attributes)
+    (ours,), (theirs,) = run_both(node, opset=20, x=x, grid=grid)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [-1, -2, 1])
+def test_slices_that_begin_or_end_outside_are_those_of_onnxruntime(step):
+    x = np.arange(3, dtype=np.float32)
+    node = helper.make_node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"])
+    for start, stop in product([-9, -4, -3, -1, 2, 7], [-9, -4, -3, 0, 2]):
+        given = [np.array([v]) for v in (start, stop, 0, step)]
+        (ours,), (theirs,) = run_both(
+            node, x=x, starts=given[0], ends=given[1], axes=given[2], steps=given[3]
+        )
+        np.testing.assert_array_equal(ours, theirs)
+        (planned,) = run_op(Slice(), [x, *given], consts=[1, 2, 3, 4])
+        np.testing.assert_array_equal(planned, theirs)

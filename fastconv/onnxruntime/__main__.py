@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int | None:
             return 2
         sys.argv = [path, *rest]
         sys.path[0] = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-        runpy.run_path(path, run_name="__main__")
+        runpy.run_path(os.path.abspath(path), run_name="__main__")  # as ``__file__`` is
     return None
 
 

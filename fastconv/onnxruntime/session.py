@@ -24,7 +24,12 @@ from .values import OrtValue
 NO_VERSION = (1 << 63) - 1
 
 #: NumPy dtype name → ONNX's, where they differ.
-_ONNX_NAMES = {"float32": "float", "float64": "double", "object": "string", "str": "string"}
+_ONNX_NAMES = {
+    "float32": "float", "float64": "double", "object": "string", "str": "string",
+    "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
+    "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
+    "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
+}  # fmt: skip
 
 
 class NodeArg(NamedTuple):
@@ -116,7 +121,8 @@ class InferenceSession(Session):
         self._model_bytes = model._source if isinstance(model._source, bytes) else None
         args = [node_arg(i) for i in model.inputs]
         stated = model.stated_outputs()
-        results = [_output(o, s) for o, s in zip(model.outputs, stated, strict=True)]
+        named = {d for i in model.inputs for d in i.shape or () if isinstance(d, str)}
+        results = [_output(o, s, named) for o, s in zip(model.outputs, stated, strict=True)]
         if options._dimensions:
             _override(model, options._dimensions)
             args = [_fixed(a, options._dimensions) for a in args]
@@ -470,11 +476,18 @@ def node_arg(value: TensorInfo, kind: str = "tensor", element: str | None = None
     return NodeArg(value.name, name, list(value.shape or ()))
 
 
-def _output(value: TensorInfo, stated: tuple[Any, str, str | None] | None) -> NodeArg:
-    """An output with the shape that the file states, and sizes where only inference knows them."""
-    if stated is None:
-        return node_arg(value)
-    shape, kind, element = stated
+def _output(
+    value: TensorInfo, stated: tuple[Any, str, str | None] | None, named: set[str]
+) -> NodeArg:
+    """An output with the shape that the file states, and sizes where only inference knows them.
+
+    What is computed from the inputs' ``named`` sizes, ``(h-2)`` say, has no name itself.
+    """
+    shape, kind, element = stated or (value.shape, "tensor", None)
+    shape = tuple(
+        None if isinstance(d, str) and d.startswith("(") and d not in named else d
+        for d in shape or ()
+    )
     return node_arg(value._replace(shape=shape), kind, element)
 
 

@@ -336,7 +336,7 @@ def divided(list stated, int64_t oh, int images, int64_t room, double most_anew,
         most_steps: the most steps.
     """
     cdef int i, count = len(stated)
-    cdef int64_t bands = 2
+    cdef int64_t bands = 2, most = most_steps // max(1, images * count)
     cdef Link* links = <Link*>malloc((count + 1) * sizeof(Link))
     cdef int64_t* rows = <int64_t*>malloc(6 * (count + 1) * sizeof(int64_t))
     cdef int64_t* have = rows + 2 * (count + 1)
@@ -347,7 +347,9 @@ def divided(list stated, int64_t oh, int images, int64_t room, double most_anew,
     try:
         for i, (h, kernel, stride, dilation, pad, nbytes) in enumerate(stated):
             links[i] = Link(h, (kernel - 1) * dilation, stride, pad, nbytes)
-        while bands < oh and held(links, count, oh, (oh + bands - 1) // bands, rows) > room:
+        while bands < min(oh, most):  # of more there would be too many steps
+            if held(links, count, oh, (oh + bands - 1) // bands, rows) <= room:
+                break
             bands += 1
         while bands > 1:
             if bands * images * count <= most_steps:
@@ -438,6 +440,7 @@ def make_places(
     for i in range(len(stated)):
         stating = stated[i]
         source, value, form = stating
+        array = None
         memory = constants[i]
         if memory is not None:
             keep.append(memory.array)
@@ -455,7 +458,10 @@ def make_places(
         p.buffer = memory
         start, shape, p.dtype, p.layout, pixel, channels = form
         p.start = number(start, values)
-        p.shape = tuple(<list>values[shape]) if type(shape) is slice else shape
+        if array is not None:
+            p.shape = array.shape  # that of other sizes is another
+        else:
+            p.shape = tuple(<list>values[shape]) if type(shape) is slice else shape
         p.pixel = number(pixel, values)
         p.channels = number(channels, values)
         made.append(p)

@@ -446,4 +446,5 @@ def computed(source: tuple[Any, ...], values: list[Any] | None) -> np.ndarray:
     """A table made of sizes: ``source`` is what makes it, and of which of the values."""
     function, args = source
     assert values is not None
-    return function(*[a if type(a) is not list else values[a[0]] for a in args])
+    found = function(*[a if type(a) is not list else values[a[0]] for a in args])
+    return np.ascontiguousarray(found)  # as ``Lowering.constant`` has it

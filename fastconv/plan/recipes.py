@@ -49,7 +49,7 @@ PLAIN_TYPES = frozenset({int, str, type(None)})
 #: Recipes that are traced while one plan is made (each takes some times as long as lowering a
 #: node), recipes of different choices for one kind of node, and those of these that may hold for
 #: one size alone before nothing is traced any more.
-MOST_TRACED, MOST_CHOICES, MOST_NARROW = 16, 16, 2
+MOST_TRACED, MOST_CHOICES, MOST_NARROW = 40, 16, 2
 
 
 @record(slots=True)

@@ -173,8 +173,11 @@ cdef class Tape:
         if len(sizes) != self.n_inputs:
             raise ValueError(f"{len(sizes)} sizes where {self.n_inputs} are needed")
         memcpy(v, self.start, self.n_values * sizeof(Number))
-        for i in range(self.n_inputs):
-            v[i].i = sizes[i]
+        try:
+            for i in range(self.n_inputs):
+                v[i].i = sizes[i]
+        except OverflowError:
+            return None  # lowering says what is too large
         for i in range(self.n_code):
             c = self.code[i]
             if c.op == ADD:

@@ -185,7 +185,7 @@ class Slice(Op):
         """Elements that (start, stop, step) takes of an axis."""
         start, stop, step = bounds
         if isinstance(size, int):
-            return len(range(*slice(start, stop, step).indices(size)))
+            return len(taken(size, bounds))
         if step == 1 and start == 0 and stop >= FAR - 1:
             return size
         if step == -1 and start == -1 and stop <= 1 - FAR:
@@ -214,8 +214,21 @@ class Slice(Op):
     def compute(self, xs):
         ranges = self.ranges(xs[0].shape, xs)
         assert ranges is not None
-        index = [slice(*ranges[k]) if k in ranges else slice(None) for k in range(xs[0].ndim)]
+        index = [slice(None)] * xs[0].ndim
+        for k, bounds in ranges.items():
+            r = taken(xs[0].shape[k], bounds)
+            index[k] = slice(r.start, None if r.stop < 0 else r.stop, r.step)
         return [xs[0][tuple(index)]]
+
+
+def taken(size: int, bounds: tuple[int, int, int]) -> range:
+    """The positions that (start, stop, step) takes of an axis.
+
+    As Python's slices, but a start in front of the axis is its first element with a negative step
+    too (Slice-13: starts are clamped to [0, size − 1]).
+    """
+    start, stop, step = slice(*bounds).indices(size)
+    return range(max(start, 0) if size else start, stop, step)
 
 
 @register

@@ -377,7 +377,8 @@ class GridSample(Op):
 
     A point's coordinates are −1 … 1 across the axes, last axis first. With ``align_corners`` ±1 are
     the centres of the corner elements, else their outer edges. ``padding_mode`` says what lies
-    outside: zeros, the border element, or a reflection.
+    outside: zeros, the border element, or a reflection. (Of cubic interpolation with borders, the
+    elements are brought inside and not the point, as onnxruntime and torch have it.)
     """
 
     arity = (2, 2)
@@ -427,7 +428,7 @@ class GridSample(Op):
         low, high = (0.0, size - 1.0) if self.align_corners else (-0.5, size - 0.5)
         if self.mode == "nearest":
             at = np.rint(at)
-        if self.padding_mode == "border":
+        if self.padding_mode == "border" and self.mode != "cubic":
             at = np.where((at < low) | (at > high), np.clip(at, 0, size - 1), at)
         elif self.padding_mode == "reflection":
             at = reflect(at, low, high)

@@ -28,6 +28,7 @@ from ...graph.ops.move import (
     Tile,
     Transpose,
     pad_index,
+    taken,
 )
 from ...graph.tracing import pure
 from ...records import replace
@@ -430,7 +431,7 @@ def slice_(low: Lowering, node: Node) -> Any:
     assert ranges is not None
     first, step = [0] * len(x.shape), [1] * len(x.shape)
     for axis, bounds in ranges.items():
-        r = range(*slice(*bounds).indices(x.shape[axis]))
+        r = taken(x.shape[axis], bounds)
         first[axis], step[axis] = (r.start, r.step) if len(r) else (0, 1)
     part(low, node.outputs[0], x, first, step)
     return None
