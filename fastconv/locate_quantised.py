@@ -3,7 +3,8 @@
 Two engines that are both right round a few elements of a quantised value differently, by one step.
 Such ties grow over the layers until every value differs, so that a comparison of whole runs names
 the first tie. Here every node is judged alone, on the other engine's values, and a value of
-quantised numbers agrees if few elements differ, and by one step at most.
+quantised numbers agrees if few elements differ, and by one step at most (by one of each rounding
+that a fused layer does).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .compare import Difference, difference
 from .errors import FastconvError
 from .graph import Graph, Node, TensorType
 from .graph.ops.quant import DequantizeLinear
-from .locate import Location, Search, first_true
+from .locate import Location, Search, Trial, first_true
 from .passes import Budget, Change, optimize
 from .runtime.engine import Engine
 
@@ -47,9 +48,20 @@ def steps(graph: Graph) -> dict[str, float]:
 class QuantisedSearch(Search):
     """As :class:`Search`, each node alone; see the module."""
 
+    #: How many steps of its output a tie in the layer at hand may make.
+    allowed = 1.0
+
     def run(self) -> Location:
         original, optimized = self.model.original, self.model.graph
         self.steps = steps(original)
+        #: Output and scale (the largest) of what quantises, by node.
+        self.quantisers = {
+            n.name: (n.outputs[0], float(scale.max()))
+            for n in original.nodes
+            if n.op.label == "QuantizeLinear"
+            and (scale := original.consts.get(n.inputs[1])) is not None
+            and scale.size
+        }
         try:
             found = self.first_alone(original)
             if found is not None:
@@ -84,9 +96,26 @@ class QuantisedSearch(Search):
             if step is not None:
                 y = _signed_as(y, other)
             d = difference(name, y, other)
-            if d.exceeds(self.tolerance) and not (step is not None and _tied(y, other, step, d)):
+            tied = step is not None and _tied(y, other, step, self.allowed, d)
+            if d.exceeds(self.tolerance) and not tied:
                 found.append(d)
         return found
+
+    def trial(self, node: Node, graph: Graph) -> Trial:
+        self.allowed = self._allowed(node)
+        return super().trial(node, graph)
+
+    def _allowed(self, node: Node) -> float:
+        """A step, and what a step of each value that was fused away is as steps of the output.
+
+        A convolution that adds its residual rounds twice: to the scale that its own result had in
+        the file, and to that of the sum.
+        """
+        pairs = [self.quantisers[s] for s in node.sources if s in self.quantisers]
+        own = [scale for name, scale in pairs if name == node.outputs[0]]
+        if not own or not own[0] > 0:
+            return 1.0
+        return 1.0 + sum(scale for name, scale in pairs if name != node.outputs[0]) / own[0]
 
     def value(self, name: str, graph: Graph) -> Any:
         """As the base, in the dtype that the value has in this graph."""
@@ -144,6 +173,7 @@ class QuantisedSearch(Search):
         made = {o for n in nodes for o in n.outputs}
         arrays = {n: a for n, a in arrays.items() if n not in made}
         types = {n: TensorType(a.dtype, a.shape) for n, a in arrays.items()}
+        self.allowed = self._allowed(node)
         alone = Graph("alone", nodes, list(arrays), outputs, consts, types)
         try:
             return self.gaps(Engine(alone, self.model.threads, strict=self.strict).run(arrays))
@@ -193,9 +223,9 @@ def _signed_as(ours: Any, theirs: Any) -> Any:
     return ours
 
 
-def _tied(ours: Any, theirs: Any, step: float, d: Difference) -> bool:
-    """Whether values differ by no more than a step, and few of them."""
-    if d.problem is not None or d.absolute is None or d.absolute > step * 1.001:
+def _tied(ours: Any, theirs: Any, step: float, allowed: float, d: Difference) -> bool:
+    """Whether values differ by no more than the steps allowed, and few of them."""
+    if d.problem is not None or d.absolute is None or d.absolute > step * allowed * 1.001:
         return False
     apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)) > step / 2
     return float(apart.mean()) <= TIES if apart.size > 1 / TIES else apart.sum() <= 1
