@@ -32,6 +32,7 @@ from .importer.foreign import Foreign
 from .importer.proto import open_model
 from .importer.tensors import numpy_dtype
 from .inspect import NUMPY, examine, foreign_reason
+from .loading import LEAVE_OUT
 from .model import TensorInfo, info, load
 from .plan.plan import resolve
 from .sizes import machine_memory
@@ -362,7 +363,7 @@ class Checker:
             op._make_session()
         except FastconvError as e:
             if op.node.domain:
-                advice = "export the model without it, or give it as a function of the model"
+                advice = LEAVE_OUT
             else:
                 advice = next(a for kind, a in ADVICE if isinstance(e, kind))
             if "pip install" in str(e):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def read(
     """
     model = open_model(source)
     found: dict[str, Any] = {"definition": model, "metadata": dict(model.metadata)}
-    opset = found["opset"] = model.opset_import.get("", 0)
+    found["opset"] = model.opset_import.get("", 0)
     values = model.graph.initializers
     found["overridable"] = [
         info(v.name, _outer_stated(v)) for v in model.graph.inputs if v.name in values
@@ -68,7 +68,7 @@ def read(
         info(n, _outer(_output_type(n, original, graph), original, n, stated))
         for n in original.outputs
     ]
-    found["_foreign"] = _check_fallback(graph, options["fallback"], opset)
+    found["_foreign"] = _check_fallback(graph, options["fallback"])
     tuned: Tuned | None = None
     found["_tuning"] = None
     if options["tuned"]:
@@ -94,29 +94,55 @@ def _output_type(name: str, original: Graph, graph: Graph) -> TensorType:
     return stated if stated.shape is not None else graph.type_of(name)
 
 
-def _check_fallback(graph: Graph, fallback: str, opset: int) -> bool:
+def _check_fallback(graph: Graph, fallback: str) -> bool:
     """Whether operators run through ``onnx.reference``, having said so if need be.
 
     Raises:
-        UnsupportedError: they would, and ``fallback`` is "error".
+        UnsupportedError: ``fallback`` is "error", or ``onnx.reference`` has not all of them.
     """
-    foreign = [n for n in all_nodes(graph) if isinstance(n.op, Foreign)]
-    if not foreign or fallback == "allow":
+    foreign = [(n, n.op) for n in all_nodes(graph) if isinstance(n.op, Foreign)]
+    if not foreign or fallback == "show":
         return bool(foreign)
-    if fallback == "error":
-        rows = "; ".join(f"node {n.name!r} ({n.op.label})" for n in foreign[:20])
-        more = f" and {len(foreign) - 20} more" if len(foreign) > 20 else ""
+    lacking = []
+    for node, op in foreign:
+        try:
+            op.session()
+        except UnsupportedError as e:
+            lacking.append((node, op, e))
+    if lacking:
+        reason = str(lacking[0][2]).removeprefix(f"{lacking[0][1].label}: ")
+        advice = "" if "pip install" in reason else f"; {LEAVE_OUT}"
         raise UnsupportedError(
-            f"no native kernel for {rows}{more} (opset {opset}); "
+            f"no native kernel for {_rows([(n, op) for n, op, _ in lacking])}; {reason}{advice}"
+        ) from lacking[0][2]
+    if fallback == "error":
+        raise UnsupportedError(
+            f"no native kernel for {_rows(foreign)}; "
             "load with fallback='warn' to run them through onnx.reference"
         )
-    labels = ", ".join(sorted({n.op.label for n in foreign}))
+    if fallback == "allow":
+        return True
+    labels = ", ".join(sorted({op.label for _, op in foreign}))
     warnings.warn(
         f"these operators run through onnx.reference, which is slow: {labels}",
         FallbackWarning,
         stacklevel=5,
     )
     return True
+
+
+#: What to do about an operator that nothing here runs.
+LEAVE_OUT = "export the model without it, or give it as a function of the model"
+
+
+def _rows(nodes: Sequence[tuple[Node, Foreign]]) -> str:
+    """Nodes with their operators and the opsets of these."""
+    rows = [
+        f"node {n.name!r} ({op.label}, opset {op.opsets.get(op.node.domain)})"
+        for n, op in nodes[:20]
+    ]
+    more = f" and {len(nodes) - 20} more" if len(nodes) > 20 else ""
+    return "; ".join(rows) + more
 
 
 def _outer(t: TensorType, graph: Graph, name: str, stated: Mapping[str, ValueDef]) -> TensorType:

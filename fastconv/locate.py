@@ -9,6 +9,7 @@ Three searches, each only as far as the one before it found nothing:
    which the results differ, by halving the list of changes.
 
 What is found is then run alone on the other engine's values, by its kernels and by its NumPy form.
+Quantised models are searched otherwise (see ``locate_quantised``).
 """
 
 from __future__ import annotations
@@ -135,7 +136,10 @@ def locate(
         theirs = other.run_all(path, feeds, values)
     except FastconvError as e:
         return Location(note=f"the first node that differs was not found: {e}")
-    return Search(model, feeds, theirs, tolerance).run()
+    from .locate_quantised import QuantisedSearch, steps
+
+    kind = QuantisedSearch if steps(model.original) else Search
+    return kind(model, feeds, theirs, tolerance).run()
 
 
 class Search:
@@ -278,12 +282,16 @@ class Search:
         k = first_true(len(every.changes), wrong)
         return None if k is None else every.changes[k]
 
+    def value(self, name: str, graph: Graph) -> Any:
+        """What a value inside a graph is for the other engine; None if it has no such value."""
+        return self.feeds.get(name, self.theirs.get(name))
+
     def trial(self, node: Node, graph: Graph) -> Trial:
         """Run a node alone on the other engine's values."""
         arrays: dict[str, Any] = {}
         for name in node.inputs:
             if name and name not in graph.consts:
-                value = self.feeds.get(name, self.theirs.get(name))
+                value = self.value(name, graph)
                 if not isinstance(value, np.ndarray):
                     return Trial(error=f"the other engine has no value {name!r}")
                 arrays[name] = np.ascontiguousarray(value) if value.ndim else value

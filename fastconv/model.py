@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What reads files and makes plans is imported when it is needed: stored plans run without it.
 
-FALLBACKS = ("warn", "error", "allow")
+FALLBACKS = ("warn", "error", "allow", "show")
 ACCURACIES = ("fast", "strict")
 WEIGHTS = ("float32", "float16")
 #: Input shapes that are offered to the store before it is left alone.
@@ -72,7 +72,8 @@ def load(
         threads: threads per run; None or 0 for the physical cores that this process may use.
         fallback: what to do with operators that have no native kernel: ``"warn"`` runs them
             through ``onnx.reference`` and warns once, ``"allow"`` does so silently, ``"error"``
-            refuses the model.
+            refuses the model. One that ``onnx.reference`` lacks too is refused by all of these;
+            ``"show"`` loads it to be looked at (it fails when it is run).
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
             convolution's (Winograd), and weights of large fully-connected layers in 24 bits;
             ``"strict"`` keeps to direct convolution and float32 weights.

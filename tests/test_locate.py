@@ -207,3 +207,41 @@ def test_a_budget_is_spent_by_its_own_passes_alone():
     optimize(chain(), budget=budget)
     assert budget.changes == []
     assert len(optimize(chain()).nodes) < len(chain().nodes)
+
+
+def branch():
+    """An If whose taken branch holds a convolution and a Relu."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    def value(name, shape=None):
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    then = [helper.make_node("Conv", ["x", "w"], ["c"], name="c3", pads=[1] * 4),
+            helper.make_node("Relu", ["c"], ["t"], name="relu")]  # fmt: skip
+    otherwise = [helper.make_node("Neg", ["x"], ["e"])]
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        helper.make_node("Greater", ["mean", "low"], ["yes"]),
+        helper.make_node(
+            "If", ["yes"], ["y"], name="if",
+            then_branch=helper.make_graph(then, "then", [], [value("t")]),
+            else_branch=helper.make_graph(otherwise, "else", [], [value("e")]),
+        ),
+    ]  # fmt: skip
+    w = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
+    consts = {"w": w, "low": np.float32(-100)}
+    inits = [numpy_helper.from_array(np.asarray(a), n) for n, a in consts.items()]
+    graph = helper.make_graph(nodes, "g", [value("x", [1, 3, 6, 6])], [value("y")], inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_wrong_fusion_in_a_branch_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "branch.onnx"
+    path.write_bytes(branch().SerializeToString())
+    monkeypatch.setattr(epilogue, "EPILOGUES", [WRONG_FUSION, *epilogue.EPILOGUES])
+    feeds = {"x": np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype(np.float32)}
+    where = locate.locate(fastconv.load(str(path)), str(path), feeds, compare.Reference(), 1e-4)
+    assert where.layer == "if"
+    assert where.change == passes.Change("epilogues", "wrong activation", ("c3", "relu"))
+    assert where.passes == ("epilogues",)

@@ -11,7 +11,7 @@ from cli_tools import LENET, build, node
 from onnx import TensorProto, helper
 
 import fastconv
-from fastconv import InputError, MemoryLimitError, OptionError
+from fastconv import InputError, MemoryLimitError, OptionError, UnsupportedError
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,45 @@ def test_text_from_the_reference_is_text_as_it_is_fed():
     y = fastconv.load(data.SerializeToString(), fallback="allow")(text)
     assert y.dtype == object
     assert y.tolist() == ["monday", "tuesday"]
+
+
+def of_domain(op, domain, version):
+    """One node of another domain than ONNX's own; the model imports that domain alone."""
+    graph = helper.make_graph(
+        [node(op, ["x"], ["y"], "odd", domain=domain)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_empty_tensor_value_info("y")],
+    )
+    imports = [helper.make_opsetid(domain, version)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString()
+
+
+def test_the_opset_of_a_refusal_is_that_of_the_operators_domain():
+    data = of_domain("Binarizer", "ai.onnx.ml", 3)
+    with pytest.raises(UnsupportedError, match=r"'odd' \(ai.onnx.ml.Binarizer, opset 3\)"):
+        fastconv.load(data, fallback="error")
+    x = np.array([[-1, 0, 2]] * 2, np.float32)
+    assert fastconv.load(data, fallback="allow")(x).tolist() == [[0, 0, 1]] * 2
+
+
+@pytest.mark.parametrize("fallback", ["error", "warn", "allow"])
+@pytest.mark.parametrize(("op", "domain"), [("Foo", "com.example"), ("ZipMap", "ai.onnx.ml")])
+def test_what_the_reference_lacks_too_is_refused_at_load(op, domain, fallback):
+    with pytest.raises(UnsupportedError) as refused:
+        fastconv.load(of_domain(op, domain, 3), fallback=fallback)
+    assert f"node 'odd' ({domain}.{op}, opset 3); onnx.reference cannot run it" in str(
+        refused.value
+    )
+    assert "export the model without it" in str(refused.value)
+    assert "fallback=" not in str(refused.value)
+
+
+def test_a_model_that_nothing_runs_can_be_looked_at():
+    shown = fastconv.load(of_domain("Foo", "com.example", 3), fallback="show")
+    assert shown.graph.nodes[0].op.label == "com.example.Foo"
+    with pytest.raises(UnsupportedError, match="cannot run it"):
+        shown(np.zeros((2, 3), np.float32))
 
 
 def test_memory_is_limited_where_shapes_depend_on_data():

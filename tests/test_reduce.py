@@ -104,6 +104,14 @@ def test_max_and_min_of_small_dtypes(cls, dtype):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+def test_the_mean_of_small_integers_does_not_overflow(dtype):
+    x = np.full((20, 20), 100, dtype)  # a sum, and a count, that the dtype cannot hold
+    for got in run_op(ops.ReduceMean(keepdims=0), [x], native=False):
+        assert got.dtype == dtype
+        assert got == 100
+
+
 def test_the_mean_of_integers_is_rounded_towards_zero():
     (got,) = ops.ReduceMean(keepdims=0).compute([np.array([-3, -4, 0], np.int32)])
     assert got == -2

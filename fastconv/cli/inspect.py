@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
         return graph(args)
     from .. import inspect
 
-    model = load_model(args, fallback="allow", optimize=not args.no_optimize)
+    model = load_model(args, fallback="show", optimize=not args.no_optimize)
     found = inspect.describe(model, parse_shapes(model, args.shape))
     for line in found.notes:
         note(line)
@@ -92,7 +92,7 @@ def graph(args: argparse.Namespace) -> int:
     from ..draw import draw, form_of
 
     form_of(args.graph)
-    model = load_model(args, fallback="allow", optimize=not args.no_optimize)
+    model = load_model(args, fallback="show", optimize=not args.no_optimize)
     draw(model, args.graph, parse_shapes(model, args.shape), args.profile or 0)
     if args.json:
         print_json({"model": args.model, "graph": args.graph})

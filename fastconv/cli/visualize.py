@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         raise OptionError("--layer NAME is missing (fastconv inspect lists names), or --filters")
     if args.filters and args.image:
         raise OptionError("--filters shows the weights alone: it takes no image")
-    model = load_model(args, fallback="allow")
+    model = load_model(args, fallback="show")
     if args.filters:
         layer, weights = visualize.filters(model, args.layer)
         path = target(args, f"{layer}.filters")

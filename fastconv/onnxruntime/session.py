@@ -113,7 +113,6 @@ class InferenceSession(Session):
             weakref.finalize(self, self._trace.finish)
         try:
             model = Model(path_or_bytes, **options.load_arguments())
-            _check_foreign(model)
         except FastconvError as e:
             raise of_load(e, path_or_bytes) from e.__cause__
         self._model = model
@@ -508,21 +507,6 @@ def _override(model: Model, sizes: Mapping[str, int]) -> None:
 
     model._types = {n: fix(t) for n, t in model._types.items()}
     model.inputs = list(model._types.values())
-
-
-def _check_foreign(model: Model) -> None:
-    """Find out now, rather than in the first run, whether ``onnx.reference`` has the rest.
-
-    Raises:
-        UnsupportedError: it lacks an operator, or the onnx package is missing.
-    """
-    if not model._foreign:
-        return
-    from ..importer.foreign import Foreign
-
-    for node in model.graph.nodes:
-        if isinstance(node.op, Foreign) and "_session" not in node.op.__dict__:
-            object.__setattr__(node.op, "_session", node.op._make_session())
 
 
 __all__ = [

@@ -72,7 +72,8 @@ def optimize(
         graph: left as it is; its constants are shared, not copied.
         disable: names of passes in ``PIPELINE`` to leave out.
         check: verify the graph's form before the first pass and after each.
-        budget: how many changes may be made; it learns of each. None for all of them.
+        budget: how many changes may be made, those in subgraphs after those around them; it
+            learns of each. None for all of them.
 
     Raises:
         OptionError: ``disable`` names no pass.
@@ -103,19 +104,23 @@ def optimize(
                 inner: graph.type_of(outer)
                 for inner, outer in zip(op.captured, node.inputs[op.own :], strict=True)
             }
-            node.op = op.with_bodies(lambda body: _body(body, types, disable, check))
+            node.op = op.with_bodies(lambda body: _body(body, types, disable, check, budget))
     return graph
 
 
 def _body(
-    body: Graph, types: Mapping[str, TensorType], disable: Collection[str], check: bool
+    body: Graph,
+    types: Mapping[str, TensorType],
+    disable: Collection[str],
+    check: bool,
+    budget: Budget | None,
 ) -> Graph:
     """A subgraph, optimised; as it stands where its shapes do not fit together.
 
     It may be the branch of an If that never runs; if it runs, planning it says what is wrong.
     """
     try:
-        return optimize(_with_types(body, types), disable, check)
+        return optimize(_with_types(body, types), disable, check, budget)
     except FastconvError:
         return body
 

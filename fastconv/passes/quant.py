@@ -18,6 +18,7 @@ import numpy as np
 
 from ..graph import Graph, Node, Op
 from ..graph.ops import quant as q
+from .budget import current
 from .clean import remove_dead
 from .types import name_types, same_shape
 from .unary import as_activation
@@ -198,7 +199,10 @@ class Groups:
             if made is None:
                 continue
             op, inputs, last = made
-            new = Node(op, inputs, last.outputs[:1], node.name, merged([node, last]))
+            sources = merged([node, last])
+            if not allowed(f"{node.op.label} on quantised numbers", sources):
+                continue
+            new = Node(op, inputs, last.outputs[:1], node.name, sources)
             # At the place of its first node: what the others read besides is constant.
             nodes[-1] = new
             self.dead.add(id(last))
@@ -208,6 +212,12 @@ class Groups:
                 between = self.readers[between.outputs[0]][0]
             self.maker[last.outputs[0]] = new
         self.graph.nodes = [n for n in nodes if id(n) not in self.dead]
+
+
+def allowed(rule: str, nodes: Iterable[str]) -> bool:
+    """Whether one more change may be made; see ``budget``."""
+    budget = current()
+    return budget is None or budget.spend(rule, nodes)
 
 
 def merged(nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -379,10 +389,13 @@ def fuse_residuals(graph: Graph) -> None:
         if not found:
             continue
         _, k, conv = max(found, key=lambda f: f[0])
+        sources = merged([conv, node])
+        if not allowed("residual into its convolution", sources):
+            continue
         op: Any = conv.op
         inputs = [*conv.inputs, *[""] * (9 - len(conv.inputs))]
         inputs += [*node.inputs[3 - k : 6 - k], *node.inputs[6:8]]
-        node.sources = merged([conv, node])
+        node.sources = sources
         node.name = conv.name
         new = dataclasses.replace(op, sum_clamp=node.op.clamp, residual_first=k == 3)
         node.op, node.inputs = new, inputs
@@ -464,7 +477,7 @@ def make_unsigned(graph: Graph) -> None:
                     parent[root(v)] = root(data[0])
     kept = {root(v) for v in stays}
     moved = {v for v in signed if root(v) not in kept}
-    if not moved:
+    if not moved or not allowed("signed values as unsigned ones", ()):
         return
     names: dict[str, str] = {}
     for node in graph.nodes:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import FastconvError, MemoryLimitError, ShapeError, UnsupportedError
 from ..graph import UNKNOWN, Dim, Graph, Node, SymbolicError, TensorType, is_static
 from ..graph.core import annotate
+from ..graph.strings import refuse_text
 from ..sizes import checked_size
 from .dims import WINDOWED, Dims, hide
 
@@ -103,6 +104,10 @@ def infer_node(graph: Graph, node: Node, dims: Dims) -> list[TensorType]:
     types = [graph.type_of(i) if i else None for i in node.inputs]
     values = [graph.consts.get(i) if i else None for i in node.inputs]
     found = None
+    try:
+        refuse_text(node.op, types)
+    except FastconvError as e:
+        raise annotate(node, e, types) from None
     if all(t is None or t.static for t in types):
         try:
             found = node.op.infer(types, values)

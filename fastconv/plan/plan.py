@@ -12,6 +12,7 @@ from .. import kernels
 from ..errors import FastconvError, MemoryLimitError, ModelError, ShapeError
 from ..graph import REGISTRY, Graph, Node, SymbolicError, TensorType
 from ..graph.core import annotate
+from ..graph.strings import is_text, refuse_text
 from ..records import record
 from ..sizes import checked_size, machine_memory
 from . import bands
@@ -257,6 +258,7 @@ def resolve(
             late.append(node)
             continue
         try:
+            refuse_text(node.op, ins)
             folded = node.op.fold(ins, values)
             if folded is None and constant and node.op.deterministic and node.inputs:
                 size = output_bytes(node, ins, values)
@@ -289,7 +291,7 @@ def resolve(
         if len(outs) < len(node.outputs):
             raise annotate(node, too_few(node, len(outs)), ins)
         static = [t.static for t, name in zip(outs, node.outputs) if name]
-        if all(static):
+        if all(static) and not any(t is not None and is_text(t.dtype) for t in (*ins, *outs)):
             for name, out in zip(node.outputs, outs, strict=False):
                 if name:
                     types[name] = out
@@ -322,7 +324,9 @@ def output_bytes(
 
     Raises:
         MemoryLimitError: they would pass ``sizes.MAX_BYTES``.
+        ShapeError: it computes with numbers, and an input holds strings.
     """
+    refuse_text(node.op, types)
     total = 0
     for t in node.op.infer(types, values):
         if t.static:

@@ -7,6 +7,7 @@ import numpy as np
 from ...formats import NAMES, held_dtype, rounded
 from ..core import TensorType
 from ..op import Op, need, register
+from ..strings import from_text
 from .quant import check_scales, divided
 
 
@@ -66,7 +67,7 @@ class CastNarrow(Op):
     def compute(self, xs):
         x = np.asarray(xs[0])
         if x.dtype == object:
-            x = x.astype(np.float32)
+            x = from_text(x, np.dtype(np.float32))
         return [rounded(x, self.to, bool(self.saturate), self.round_mode)]
 
 

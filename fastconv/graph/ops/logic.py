@@ -7,16 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import UnsupportedError
+from ...formats import NAMES
 from ..core import TensorType
 from ..op import Op, broadcast, need, register
+from ..strings import from_text, is_text, to_text
 from .binary import common_type
 from .elementwise import Unary, need_kind
 
 #: ONNX data type code → NumPy dtype, for the types that NumPy has.
 DTYPES = {
     1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64,
-    9: np.bool_, 10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64, 14: np.complex64,
-    15: np.complex128,
+    8: np.object_, 9: np.bool_, 10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64,
+    14: np.complex64, 15: np.complex128,
 }  # fmt: skip
 
 
@@ -29,7 +31,7 @@ class Comparison(Op):
 
     def infer(self, types, values):
         for t in types:
-            if t.dtype is None or t.dtype.kind not in "OSU":  # strings can be compared
+            if not is_text(t.dtype):  # strings can be compared
                 need_kind(self, t.dtype, self.kinds)
         return [common_type(self, types, np.bool_)]
 
@@ -170,6 +172,10 @@ class Where(Op):
 
 def convert(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Conversion as ONNX's Cast: floats are cut towards zero, anything but 0 is true."""
+    if is_text(dtype):
+        return to_text(x)
+    if is_text(x.dtype):
+        return from_text(x, dtype)
     with np.errstate(all="ignore"):
         return np.asarray(x).astype(dtype, copy=False)
 
@@ -178,8 +184,12 @@ def convert(x: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 class Cast(Op):
     """Conversion to the ONNX data type ``to``. ``saturate`` and ``round_mode`` concern float8 only.
 
+    Casts to types that NumPy lacks (bfloat16, float8, 4-bit) become ``CastNarrow``.
+
     Raises from ``infer``:
-        UnsupportedError: to or from a type that NumPy lacks (bfloat16, float8, 4-bit) or strings.
+        UnsupportedError: ``to`` is no data type that is known.
+    Raises from ``compute``:
+        InputError: a string that is to become a number is none.
     """
 
     to: int
@@ -190,16 +200,16 @@ class Cast(Op):
         """The NumPy dtype of the result."""
         if self.to not in DTYPES:
             raise UnsupportedError(
-                f"Cast to ONNX data type {self.to} (bfloat16, float8, 4-bit integers and strings "
-                "are not supported); convert the model to float32 first"
+                f"Cast to ONNX data type {self.to}, which is not known; known are "
+                f"{', '.join(map(str, sorted({*DTYPES, *NAMES})))}"
             )
         return np.dtype(DTYPES[self.to])
 
     def infer(self, types, values):
-        return [TensorType(cast_type(types[0].dtype, self.target()), types[0].shape)]
+        return [TensorType(self.target(), types[0].shape)]
 
     def compute(self, xs):
-        return [convert(xs[0], cast_type(xs[0].dtype, self.target()))]
+        return [convert(xs[0], self.target())]
 
 
 @register
@@ -212,23 +222,10 @@ class CastLike(Op):
 
     def infer(self, types, values):
         target = types[1].dtype
-        dtype = None if target is None else cast_type(types[0].dtype, target)
-        return [TensorType(dtype, types[0].shape)]
+        return [TensorType(np.dtype(object) if is_text(target) else target, types[0].shape)]
 
     def compute(self, xs):
-        return [convert(xs[0], cast_type(xs[0].dtype, xs[1].dtype))]
-
-
-def cast_type(source: np.dtype[Any] | None, target: np.dtype[Any]) -> np.dtype[Any]:
-    """``target``, unless strings are involved.
-
-    Raises:
-        UnsupportedError: the source or the target is a string type.
-    """
-    for dtype in (source, target):
-        if dtype is not None and dtype.kind not in "fiubc":
-            raise UnsupportedError(f"Cast from {source} to {target}: strings are not supported")
-    return target
+        return [convert(xs[0], xs[1].dtype)]
 
 
 @register

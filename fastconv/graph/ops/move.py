@@ -16,6 +16,7 @@ from ...errors import InputError
 from ...sizes import checked_size
 from ..core import TensorType
 from ..op import Op, broadcast, need, normalize_axis, register
+from ..strings import is_text
 from ..symbols import Dim
 from .shape import axes_of, given, integers, list_length, needed, optional
 
@@ -360,7 +361,7 @@ class Pad(Op):
         """The constant value as a scalar array."""
         value = optional(xs, 2)
         if value is None:
-            return np.zeros((), dtype)
+            return np.array("", object) if is_text(dtype) else np.zeros((), dtype)
         need(value.size == 1, f"constant_value has shape {list(value.shape)}; it must be a scalar")
         return value.reshape(()).astype(dtype)
 

@@ -107,6 +107,8 @@ class ReduceMean(Reduction):
     """Mean; of integers rounded towards zero; NaN (0 for integers) over no elements."""
 
     def reduce(self, x, axes, keepdims):
+        if x.dtype.kind in "iub" and x.dtype.itemsize < 4:
+            x = x.astype(np.int64)  # ONNX has no such mean; its sum would wrap around
         s = total(x, axes, keepdims)
         count = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
         if x.dtype.kind not in "iu":
