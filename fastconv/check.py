@@ -28,11 +28,10 @@ from .graph import Graph, Node, Sym, TensorType
 from .importer.build import MIN_OPSET, Builder, sort, value_type
 from .importer.defs import Model as ModelDef
 from .importer.defs import NodeDef, ValueDef
-from .importer.foreign import Foreign
+from .importer.foreign import LEAVE_OUT, Foreign
 from .importer.proto import open_model
 from .importer.tensors import numpy_dtype
 from .inspect import NUMPY, examine, foreign_reason
-from .loading import LEAVE_OUT
 from .model import TensorInfo, info, load
 from .plan.plan import resolve
 from .sizes import machine_memory

@@ -14,7 +14,7 @@ from .formats import NAMES, outer_dtype
 from .graph import Graph, Node, TensorType
 from .importer.build import build_graph, value_type
 from .importer.defs import DATA_TYPES, ValueDef
-from .importer.foreign import Foreign
+from .importer.foreign import LEAVE_OUT, Foreign
 from .importer.proto import open_model
 from .importer.tensors import numpy_dtype
 from .model import FallbackWarning, info
@@ -129,10 +129,6 @@ def _check_fallback(graph: Graph, fallback: str) -> bool:
         stacklevel=5,
     )
     return True
-
-
-#: What to do about an operator that nothing here runs.
-LEAVE_OUT = "export the model without it, or give it as a function of the model"
 
 
 def _rows(nodes: Sequence[tuple[Node, Foreign]]) -> str:

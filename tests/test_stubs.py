@@ -14,6 +14,7 @@ import fastconv
 from fastconv import kernels
 
 ROOT = Path(fastconv.__file__).parent
+SOURCES = Path(__file__).parents[1] / "fastconv"  # an installation has none
 #: Helpers that Cython adds to every module that pickles something.
 GENERATED = ("__pyx", "__reduce", "__setstate", "__test__")
 COMPILED = ["kernels/_cpu", "plan/places", "plan/tape", "runtime/executor"]
@@ -138,7 +139,7 @@ C_TYPES = {
 
 def parameter_structs():
     """(family, struct, fields as C types) of what kernels take, by their sources."""
-    for path in sorted((ROOT / "kernels").glob("*.p[yx][xd]")):
+    for path in sorted((SOURCES / "kernels").glob("*.p[yx][xd]")):
         source = path.read_text()
         sizes = {n: int(v) for n, v in re.findall(r"^    (\w+) = (\d+)\b", source, re.MULTILINE)}
         for name, body in re.findall(

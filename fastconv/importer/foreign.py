@@ -18,6 +18,9 @@ from ..records import field
 from .defs import ATTRIBUTE_TYPES, Attr, GraphDef, Model, NodeDef, SparseTensorDef, TensorDef
 from .tensors import to_array
 
+#: What to do about an operator that nothing here runs.
+LEAVE_OUT = "export the model without it, or give it as a function of the model"
+
 
 @fields_only
 class Foreign(Op):

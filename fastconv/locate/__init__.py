@@ -9,7 +9,7 @@ Three searches, each only as far as the one before it found nothing:
    which the results differ, by halving the list of changes.
 
 What is found is then run alone on the other engine's values, by its kernels and by its NumPy form.
-Quantised models are searched otherwise (see ``locate_quantised``).
+Quantised models are searched otherwise (see ``quantised``).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import passes
-from .compare import Difference, Other, difference
-from .errors import FastconvError
-from .graph import Graph, Node, TensorType
-from .passes import Budget, Change, optimize
-from .runtime.engine import Engine
+from .. import passes
+from ..compare import Difference, Other, difference
+from ..errors import FastconvError
+from ..graph import Graph, Node, TensorType
+from ..passes import Budget, Change, optimize
+from ..runtime.engine import Engine
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def locate(
         theirs = other.run_all(path, feeds, values)
     except FastconvError as e:
         return Location(note=f"the first node that differs was not found: {e}")
-    from .locate_quantised import QuantisedSearch, steps
+    from .quantised import QuantisedSearch, steps
 
     kind = QuantisedSearch if steps(model.original) else Search
     return kind(model, feeds, theirs, tolerance).run()

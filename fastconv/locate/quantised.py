@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from . import passes
-from .compare import Difference, difference
-from .errors import FastconvError
-from .graph import Graph, Node, TensorType
-from .graph.ops.quant import DequantizeLinear
-from .locate import Location, Search, Trial, first_true
-from .passes import Budget, Change, optimize
-from .runtime.engine import Engine
+from .. import passes
+from ..compare import Difference, difference
+from ..errors import FastconvError
+from ..graph import Graph, Node, TensorType
+from ..graph.ops.quant import DequantizeLinear
+from ..passes import Budget, Change, optimize
+from ..runtime.engine import Engine
+from . import Location, Search, Trial, first_true
 
 #: Operators that quantise, by how their names begin.
 QUANTISERS = ("Quantize", "QLinear", "QGemm", "DynamicQuantize")
