@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 import fastconv
 from fastconv import compare, locate
 from fastconv.graph.ops.quant import QuantizeLinear
+from fastconv.locate import quantised
 from fastconv.passes import quant
 from fastconv.plan.lower import LOWER
 
@@ -81,6 +82,20 @@ def test_ties_of_a_few_elements_are_no_fault(search, elements):
     where = search(Altered(elements, 1))
     assert (where.node, where.layer, where.change) == (None, None, None)
     assert "roundings add up" in where.note
+
+
+def test_what_could_not_be_judged_is_said(search, monkeypatch):
+    class Refusing(quantised.Engine):
+        def __init__(self, graph, *more, **options):
+            if any(n.name.startswith("conv1") for n in graph.nodes):
+                raise fastconv.ShapeError("no such plan")
+            super().__init__(graph, *more, **options)
+
+    assert "could not be judged" not in search().note
+    monkeypatch.setattr(quantised, "Engine", Refusing)
+    note = search().note
+    assert "could not be judged" in note
+    assert "'conv1': no such plan" in note
 
 
 @pytest.mark.parametrize(("elements", "by"), [(1, 2), (40, 1)], ids=["two steps", "many elements"])

@@ -190,18 +190,21 @@ class Search:
         blame = self.blamed_passes() if differ else ()
         change = self.guilty_change() if differ else None
         if found is not None:
-            node, gap = found
-            where = Location(
-                op=node.op.label,
-                difference=gap,
-                optimized_only=True,
-                layer=node.name,
-                sources=tuple(node.sources),
-                trial=self.trial(node, graph),
-            )
+            where = self._layer(*found, graph)
         else:
             where = self._halve(graph, optimized_only=True)
         return replace(where, passes=blame, change=change)
+
+    def _layer(self, node: Node, gap: Difference, graph: Graph) -> Location:
+        """A node of the optimised graph alone."""
+        return Location(
+            op=node.op.label,
+            difference=gap,
+            optimized_only=True,
+            layer=node.name,
+            sources=tuple(node.sources),
+            trial=self.trial(node, graph),
+        )
 
     # Running.
 

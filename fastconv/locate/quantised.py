@@ -10,6 +10,7 @@ that a fused layer does).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class QuantisedSearch(Search):
     def run(self) -> Location:
         original, optimized = self.model.original, self.model.graph
         self.steps = steps(original)
+        #: Nodes that could not be run alone, and why.
+        self.skipped: dict[str, str] = {}
         #: Output and scale (the largest) of what quantises, by node.
         self.quantisers = {
             n.name: (n.outputs[0], float(scale.max()))
@@ -68,21 +71,13 @@ class QuantisedSearch(Search):
                 return self._at(found[0], original, found[1])
             where = self._plan(original, optimized_only=False)
             if where is not None or optimized is original:
-                return where or Location(note=TIED)
+                return where or self._nothing()
             found = self.first_alone(optimized)
             if found is None:
-                return self._plan(optimized, optimized_only=True) or Location(note=TIED)
+                return self._plan(optimized, optimized_only=True) or self._nothing()
             node, gap = found
-            return Location(
-                op=node.op.label,
-                difference=gap,
-                optimized_only=True,
-                layer=node.name,
-                sources=tuple(node.sources),
-                trial=self.trial(node, optimized),
-                passes=self._blamed(node),
-                change=self._guilty(node),
-            )
+            where = self._layer(node, gap, optimized)
+            return replace(where, passes=self._blamed(node), change=self._guilty(node))
         except FastconvError as e:
             return Location(note=f"the first node that differs was not found: {e}")
 
@@ -148,7 +143,7 @@ class QuantisedSearch(Search):
         self, node: Node, outputs: list[str], graph: Graph, maker: Mapping[str, Node]
     ) -> list[Difference]:
         """Run a node on the other engine's values; before it run what makes values that the other
-        engine lacks. Nothing is said of a node that cannot be run so."""
+        engine lacks. A node that cannot be run so is noted as skipped."""
         arrays: dict[str, np.ndarray] = {}
         consts: dict[str, np.ndarray] = {}
         needed: set[int] = set()
@@ -168,6 +163,7 @@ class QuantisedSearch(Search):
                     elif name in maker:
                         waiting.append(maker[name])
                     else:
+                        self.skipped[node.name] = f"the other engine has no value {name!r}"
                         return []
         nodes = [n for n in graph.nodes if id(n) in needed]
         made = {o for n in nodes for o in n.outputs}
@@ -177,8 +173,18 @@ class QuantisedSearch(Search):
         alone = Graph("alone", nodes, list(arrays), outputs, consts, types)
         try:
             return self.gaps(Engine(alone, self.model.threads, strict=self.strict).run(arrays))
-        except FastconvError:
+        except FastconvError as e:
+            self.skipped[node.name] = str(e)
             return []
+
+    def _nothing(self) -> Location:
+        """Nothing was found: what was judged, and what could not be."""
+        if not self.skipped:
+            return Location(note=TIED)
+        name, reason = next(iter(self.skipped.items()))
+        return Location(
+            note=f"{TIED}; {len(self.skipped)} nodes could not be judged, first {name!r}: {reason}"
+        )
 
     def _plan(self, graph: Graph, optimized_only: bool) -> Location | None:
         """What differs from our own values when these are not kept, else None."""
@@ -210,8 +216,9 @@ class QuantisedSearch(Search):
 
 
 TIED = (
-    "every node agrees when run alone on the other engine's values, to one step of quantisation in "
-    "a few elements: roundings add up over the layers; a larger --tolerance allows for them"
+    "every node that was judged agrees when run alone on the other engine's values, to one step of "
+    "quantisation in a few elements: roundings add up over the layers; a larger --tolerance allows "
+    "for them"
 )
 
 
