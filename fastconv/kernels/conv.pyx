@@ -237,11 +237,15 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t panel_blocks = (panels + p.block_panels - 1) // p.block_panels
     cdef int64_t units = p.group * panel_blocks * row_blocks
     cdef int64_t unit = share(units, thread, threads), unit_end = share(units, thread + 1, threads)
-    cdef int64_t outer, inner, q, g, pb, j, j_end, r, count, tiles, k, mr, i, first, last, at, width, cols
+    cdef int64_t outer, inner, q, g, pb, j, j_end, r, count, tiles, least, extra, k, mr, i, at, width
+    cdef int64_t cols
     cdef int64_t group_size = column(panels, p.wide) * depth
     cdef bint more, cold = True
     cdef const float* w
     cdef const float* xg
+    cdef const float* xr
+    cdef const float* rr
+    cdef float* yr
     cdef const char* ahead = NULL
     cdef const char* ahead_end = NULL
     cdef float sums[MR * 2 * VW]
@@ -269,15 +273,22 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
         xg = x + g * p.x_g
         # Rows are spread evenly, so that no tile is left with one row.
         tiles = (count + height - 1) // height
+        least = count // tiles
+        extra = count % tiles
+        xr = xg + r * p.x_w
+        yr = y + g * p.y_g + r * p.y_w
+        rr = residual + g * p.r_g + r * p.r_w
         for k in range(tiles):
-            first = count * k // tiles
-            mr = count * (k + 1) // tiles - first
+            mr = least + (k < extra)
             rows_of_tile = table + k * MR * taps
             if p.linear:
                 for i in range(mr):
-                    rows_of_tile[i] = xg + (r + first + i) * p.x_w
-                    out[k * MR + i] = y + g * p.y_g + (r + first + i) * p.y_w
-                    res[k * MR + i] = residual + g * p.r_g + (r + first + i) * p.r_w
+                    rows_of_tile[i] = xr
+                    out[k * MR + i] = yr
+                    res[k * MR + i] = rr
+                    xr += p.x_w
+                    yr += p.y_w
+                    rr += p.r_w
             else:
                 build_rows(p, xg, zeros, rows_of_tile, &o, y + g * p.y_g, residual + g * p.r_g,
                            out + k * MR, res + k * MR, <int>mr)
@@ -294,9 +305,8 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
             inner = 1
         for q in range(outer):
             if p.linear == 2:
-                first = count * q // tiles
-                scale_rows(p, table + q * MR, r + first, count * (q + 1) // tiles - first, zeros,
-                           scaled)
+                scale_rows(p, table + q * MR, r + q * least + min(q, extra), least + (q < extra),
+                           zeros, scaled)
             j = pb * p.block_panels
             while j < j_end:
                 at = column(j, p.wide)
@@ -310,14 +320,16 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                 if bias != NULL:
                     e.bias = bias + g * bias_size + at
                 for k in range(q, q + inner):
-                    mr = count * (k + 1) // tiles - count * k // tiles
+                    mr = least + (k < extra)
                     if ahead >= ahead_end:
                         ahead = <const char*>w
                         ahead_end = ahead
                     target = out + k * MR
                     if p.act > ACT_CLIP:
+                        yr = sums - at
                         for i in range(mr):
-                            to[i] = sums + i * width - at
+                            to[i] = yr
+                            yr += width
                         target = to
                     tile(<int>mr, VW == 16, MR3 > 0, table + k * MR * taps, taps, p.channels, w,
                          target, res + k * MR if residual != NULL else NULL, at, &e, <int>cols,
@@ -400,14 +412,32 @@ cdef struct FewParams:
     float lo, hi, alpha, beta
 
 
-cdef inline void few_tile(
-    const int nv, const float* a, int64_t depth, const float* w, const float* bias, float lo,
-    float hi, float* y, int64_t y_w, int rows, int64_t cols,
+cdef inline void few_row(
+    const int nv, int n, bint wanted, const vf* sums, vf lo, vf hi, float* y,
 ) noexcept nogil:
-    """``FEW_ROWS`` pixels by ``nv`` vectors, of which ``rows`` by ``cols`` are stored."""
+    """Clip a pixel and store it, if it is ``wanted``; its last vector has ``n`` lanes."""
+    cdef vf a = v_min(hi, v_max(lo, sums[0]))
+    if not wanted:
+        return
+    if nv == 2:
+        v_store(y, a)
+        a = v_min(hi, v_max(lo, sums[1]))
+    if n == VW:
+        v_store(y + (nv - 1) * VW, a)
+    else:
+        v_store_n(y + (nv - 1) * VW, a, n)
+
+
+cdef inline void few_tile(
+    const int nv, const float* a, int64_t depth, const float* w, const float* bias,
+    const float* clip, float* y, int64_t y_w, int rows, int64_t cols,
+) noexcept nogil:
+    """``FEW_ROWS`` pixels by ``nv`` vectors, of which ``rows`` by ``cols`` are stored, each between
+    ``clip[0]`` and ``clip[1]``."""
     cdef vf acc[FEW_ROWS][2]
-    cdef vf b0 = v_zero(), b1 = v_zero(), v
-    cdef int i
+    cdef vf b0 = v_zero(), b1 = v_zero(), v, lo, hi
+    cdef const float* at
+    cdef int i, n
     if bias != NULL:
         b0 = v_load(bias)
         if nv == 2:
@@ -427,21 +457,24 @@ cdef inline void few_tile(
         w += 2 * VW
         a += FEW_LANES
         depth -= 1
-    v_fence()
-    b0 = v_set(lo)
-    b1 = v_set(hi)
-    for i in range(FEW_ROWS):
-        if i < rows:
-            acc[i][0] = v_min(b1, v_max(b0, acc[i][0]))
-            if nv == 2:
-                acc[i][1] = v_min(b1, v_max(b0, acc[i][1]))
-                v_store(y + i * y_w, acc[i][0])
-            if cols == nv * VW:
-                v_store(y + i * y_w + (nv - 1) * VW, acc[i][nv - 1])
-            else:
-                v_store_n(y + i * y_w + (nv - 1) * VW, acc[i][nv - 1],
-                          <int>(cols - (nv - 1) * VW))
-
+    at = <const float*>v_late(clip)
+    lo = v_set(at[0])
+    hi = v_set(at[1])
+    n = <int>(cols - (nv - 1) * VW)
+    if FEW_ROWS > 0: few_row(nv, n, 0 < rows, acc[0], lo, hi, y + 0 * y_w)
+    if FEW_ROWS > 1: few_row(nv, n, 1 < rows, acc[1], lo, hi, y + 1 * y_w)
+    if FEW_ROWS > 2: few_row(nv, n, 2 < rows, acc[2], lo, hi, y + 2 * y_w)
+    if FEW_ROWS > 3: few_row(nv, n, 3 < rows, acc[3], lo, hi, y + 3 * y_w)
+    if FEW_ROWS > 4: few_row(nv, n, 4 < rows, acc[4], lo, hi, y + 4 * y_w)
+    if FEW_ROWS > 5: few_row(nv, n, 5 < rows, acc[5], lo, hi, y + 5 * y_w)
+    if FEW_ROWS > 6: few_row(nv, n, 6 < rows, acc[6], lo, hi, y + 6 * y_w)
+    if FEW_ROWS > 7: few_row(nv, n, 7 < rows, acc[7], lo, hi, y + 7 * y_w)
+    if FEW_ROWS > 8: few_row(nv, n, 8 < rows, acc[8], lo, hi, y + 8 * y_w)
+    if FEW_ROWS > 9: few_row(nv, n, 9 < rows, acc[9], lo, hi, y + 9 * y_w)
+    if FEW_ROWS > 10: few_row(nv, n, 10 < rows, acc[10], lo, hi, y + 10 * y_w)
+    if FEW_ROWS > 11: few_row(nv, n, 11 < rows, acc[11], lo, hi, y + 11 * y_w)
+    if FEW_ROWS > 12: few_row(nv, n, 12 < rows, acc[12], lo, hi, y + 12 * y_w)
+    if FEW_ROWS > 13: few_row(nv, n, 13 < rows, acc[13], lo, hi, y + 13 * y_w)
 
 cdef inline void few_pack(
     const FewParams* p, const float* lines, int64_t slot, float* a, int64_t first,
@@ -547,10 +580,10 @@ cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
                     target = sums
                     step = 2 * VW
                 if cols > VW:
-                    few_tile(2, a, depth, weights + at * depth, b, p.lo, p.hi, target, step,
+                    few_tile(2, a, depth, weights + at * depth, b, &p.lo, target, step,
                              <int>rows, cols)
                 else:
-                    few_tile(1, a, depth, weights + at * depth, b, p.lo, p.hi, target, step,
+                    few_tile(1, a, depth, weights + at * depth, b, &p.lo, target, step,
                              <int>rows, cols)
                 if p.act > ACT_CLIP:
                     for i in range(rows):

@@ -252,6 +252,14 @@ V_INLINE vf v_scale(vf y, vf t) {
  * registers of the loop before it). */
 V_INLINE void v_fence(void) { __asm__ volatile("" ::: "memory"); }
 
+/* The same address, but the compiler does not know that: what is read through it is read after this
+ * (keeps an epilogue's constants out of the registers of the loop before it, and unlike a fence
+ * leaves local arrays in registers). */
+V_INLINE const void *v_late(const void *p) {
+    __asm__ volatile("" : "+r"(p));
+    return p;
+}
+
 /* Horizontal sum, pairwise: the same order on every run. */
 V_INLINE float v_hsum(vf a) {
     float t[VW];

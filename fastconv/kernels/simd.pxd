@@ -53,5 +53,6 @@ cdef extern from "simd.h" nogil:
     vf v_scale(vf y, vf t)
     vf v_alternate(vf a, vf b)
     void v_fence()
+    const void *v_late(const void *p)
     float v_hsum(vf a)
     float v_hmax(vf a)

@@ -18,6 +18,40 @@ cdef struct Epilogue:
     float hi
 
 
+cdef inline void finish_row(
+    const int nv, int n, const vf* sums, vf lo, vf hi, float** out, const float** res, const int i,
+    Py_ssize_t at,
+) noexcept nogil:
+    """Add row ``i``'s residual, if any, clip the row and store it; its last vector has ``n`` lanes."""
+    cdef vf s0 = sums[0], s1 = sums[1], s2 = sums[2], a
+    cdef float* y = out[i] + at
+    cdef const float* r
+    if res != NULL:
+        r = res[i] + at
+        a = v_load(r + (nv - 1) * VW) if n == VW else v_load_n(r + (nv - 1) * VW, n)
+        if nv == 1:
+            s0 = v_add(s0, a)
+        elif nv == 2:
+            s0 = v_add(s0, v_load(r))
+            s1 = v_add(s1, a)
+        else:
+            s0 = v_add(s0, v_load(r))
+            s1 = v_add(s1, v_load(r + VW))
+            s2 = v_add(s2, a)
+    s0 = v_min(hi, v_max(lo, s0))
+    a = s0
+    if nv >= 2:
+        v_store(y, s0)
+        a = v_min(hi, v_max(lo, s1))
+    if nv == 3:
+        v_store(y + VW, a)
+        a = v_min(hi, v_max(lo, s2))
+    if n == VW:
+        v_store(y + (nv - 1) * VW, a)
+    else:
+        v_store_n(y + (nv - 1) * VW, a, n)
+
+
 cdef inline void tile_body(
     const int mr, const int nv, const bint fetch, const float** rows, Py_ssize_t taps,
     Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
@@ -27,9 +61,7 @@ cdef inline void tile_body(
     cdef const float* p[MR]
     cdef vf b0, b1, b2, b3, b4, b5, a, lo, hi
     cdef Py_ssize_t t, c
-    cdef int i, j, n
-    cdef float* y
-    cdef const float* r
+    cdef int i, n
     b0 = v_zero()
     b1 = v_zero()
     b2 = v_zero()
@@ -91,32 +123,23 @@ cdef inline void tile_body(
                 if nv == 3:
                     acc[i][2] = v_fma(a, b2, acc[i][2])
             c += 1
-    v_fence()
+    e = <const Epilogue*>v_late(e)
     lo = v_set(e.lo)
     hi = v_set(e.hi)
     n = cols - (nv - 1) * VW    # lanes of the last vector
-    for i in range(mr):
-        y = out[i] + at
-        if res != NULL:
-            r = res[i] + at
-            a = v_load(r + (nv - 1) * VW) if n == VW else v_load_n(r + (nv - 1) * VW, n)
-            if nv >= 2:
-                acc[i][0] = v_add(acc[i][0], v_load(r))
-            if nv == 3:
-                acc[i][1] = v_add(acc[i][1], v_load(r + VW))
-            acc[i][nv - 1] = v_add(acc[i][nv - 1], a)
-        acc[i][0] = v_min(hi, v_max(lo, acc[i][0]))
-        if nv >= 2:
-            acc[i][1] = v_min(hi, v_max(lo, acc[i][1]))
-            v_store(y, acc[i][0])
-        if nv == 3:
-            acc[i][2] = v_min(hi, v_max(lo, acc[i][2]))
-            v_store(y + VW, acc[i][1])
-        if n == VW:
-            v_store(y + (nv - 1) * VW, acc[i][nv - 1])
-        else:
-            v_store_n(y + (nv - 1) * VW, acc[i][nv - 1], n)
-
+    # (Row by row, not in a loop: a loop would be unrolled too late for ``acc`` to stay in registers.)
+    if mr > 0: finish_row(nv, n, acc[0], lo, hi, out, res, 0, at)
+    if mr > 1: finish_row(nv, n, acc[1], lo, hi, out, res, 1, at)
+    if mr > 2: finish_row(nv, n, acc[2], lo, hi, out, res, 2, at)
+    if mr > 3: finish_row(nv, n, acc[3], lo, hi, out, res, 3, at)
+    if mr > 4: finish_row(nv, n, acc[4], lo, hi, out, res, 4, at)
+    if mr > 5: finish_row(nv, n, acc[5], lo, hi, out, res, 5, at)
+    if mr > 6: finish_row(nv, n, acc[6], lo, hi, out, res, 6, at)
+    if mr > 7: finish_row(nv, n, acc[7], lo, hi, out, res, 7, at)
+    if mr > 8: finish_row(nv, n, acc[8], lo, hi, out, res, 8, at)
+    if mr > 9: finish_row(nv, n, acc[9], lo, hi, out, res, 9, at)
+    if mr > 10: finish_row(nv, n, acc[10], lo, hi, out, res, 10, at)
+    if mr > 11: finish_row(nv, n, acc[11], lo, hi, out, res, 11, at)
 
 cdef inline void tile(
     int mr, const bint fetch, const bint wide, const float** rows, Py_ssize_t taps,
