@@ -90,6 +90,10 @@ class Step:
 LowerFunction = Callable[["Lowering", Node], Any]
 
 
+#: Constants of more bytes are read from far memory in every run.
+NEAR_BYTES = 2 << 20
+
+
 class Lowerings(LazyTable[type[Op], LowerFunction]):
     """Operator class → function. Classes inherit it; families are imported when needed."""
 
@@ -230,6 +234,14 @@ class Lowering:
     due: set[str] = field(default_factory=set)
     computes: int = 0
     opened: Mapping[str, int] = field(default_factory=dict)
+    constant_bytes: int = -1
+
+    @property
+    def streams(self) -> bool:
+        """Whether the graph's constants are more than near caches keep from run to run."""
+        if self.constant_bytes < 0:
+            self.constant_bytes = sum(a.nbytes for a in self.graph.consts.values())
+        return self.constant_bytes > NEAR_BYTES
 
     # What a node's inputs and outputs are.
 

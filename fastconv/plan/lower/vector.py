@@ -33,6 +33,8 @@ MOST_ROWS = 16
 LEAST_SIZE = 1 << 14
 #: Smaller matrices are read as fast in float32, from caches that are near (measured).
 LEAST_FIXED = 1 << 19
+#: The same in a model whose weights are too many for those caches.
+LEAST_STREAMED = 1 << 15
 #: Weights that are packed at a time.
 FIXED_BYTES = 1 << 20
 #: Rows of weights handled at a time while packing.
@@ -186,8 +188,9 @@ def gemv_fixed(
 
     m, k, n = sizes
     weight = low.known[name]
+    least = LEAST_STREAMED if low.streams else LEAST_FIXED
     if (
-        low.strict or not weight.flags.c_contiguous or k * n < LEAST_FIXED or low.vector("VW") < 8
+        low.strict or not weight.flags.c_contiguous or k * n < least or low.vector("VW") < 8
         or m > kernels.family_constants("matmul", low.isa)["FIXED_ROWS"]
         or low.packs.known_odd(weight)
     ):  # fmt: skip
