@@ -104,6 +104,22 @@ cdef inline void tile_body(
                     if nv == 2:
                         acc[i][1] = v_fma(a, b3, acc[i][1])
                 c += 2
+        if VW == 16 and nv == 3:
+            while c + 2 <= channels:
+                for n in range(2):
+                    b0 = v_load(w)
+                    b1 = v_load(w + VW)
+                    b2 = v_load(w + 2 * VW)
+                    w += 3 * VW
+                    if fetch:
+                        v_fetch(ahead)
+                        ahead += 64
+                    for i in range(mr):
+                        a = v_set(p[i][c + n])
+                        acc[i][0] = v_fma(a, b0, acc[i][0])
+                        acc[i][1] = v_fma(a, b1, acc[i][1])
+                        acc[i][2] = v_fma(a, b2, acc[i][2])
+                c += 2
         while c < channels:
             b0 = v_load(w)
             if nv >= 2:
