@@ -222,9 +222,9 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef int64_t taps = p.kd * p.kh * p.kw, depth = taps * p.channels
     cdef int64_t height = MR3 if MR3 > 0 and p.wide > 0 else MR
     cdef int64_t most = (p.block_rows + height - 1) // height * MR
-    cdef int64_t room = MR * p.channels * <int64_t>sizeof(float) if p.linear == 2 else 0
+    cdef int64_t spare = MR * p.channels * <int64_t>sizeof(float) if p.linear == 2 else 0
     cdef const float** table = <const float**>(
-        (<char*>c.buf[5]) + thread * (most * (taps + 2) * <int64_t>sizeof(void*) + room))
+        (<char*>c.buf[5]) + thread * (most * (taps + 2) * <int64_t>sizeof(void*) + spare))
     cdef float** out = <float**>(table + most * taps)
     cdef const float** res = <const float**>(out + most)
     cdef float* scaled = <float*>(res + most)
@@ -248,7 +248,8 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef float* yr
     cdef const char* ahead = NULL
     cdef const char* ahead_end = NULL
-    cdef float sums[MR * 2 * VW]
+    cdef vf room[MR * 2]            # aligned, as an array of floats would not be
+    cdef float* sums = <float*>room
     cdef float* to[MR]
     cdef float** target
     cdef Pixel o
@@ -412,13 +413,9 @@ cdef struct FewParams:
     float lo, hi, alpha, beta
 
 
-cdef inline void few_row(
-    const int nv, int n, bint wanted, const vf* sums, vf lo, vf hi, float* y,
-) noexcept nogil:
-    """Clip a pixel and store it, if it is ``wanted``; its last vector has ``n`` lanes."""
+cdef inline void few_row(const int nv, int n, const vf* sums, vf lo, vf hi, float* y) noexcept nogil:
+    """Clip a pixel and store it; its last vector has ``n`` lanes."""
     cdef vf a = v_min(hi, v_max(lo, sums[0]))
-    if not wanted:
-        return
     if nv == 2:
         v_store(y, a)
         a = v_min(hi, v_max(lo, sums[1]))
@@ -435,6 +432,7 @@ cdef inline void few_tile(
     """``FEW_ROWS`` pixels by ``nv`` vectors, of which ``rows`` by ``cols`` are stored, each between
     ``clip[0]`` and ``clip[1]``."""
     cdef vf acc[FEW_ROWS][2]
+    cdef vf rest[FEW_ROWS][2]       # so that the accumulators themselves stay in registers
     cdef vf b0 = v_zero(), b1 = v_zero(), v, lo, hi
     cdef const float* at
     cdef int i, n
@@ -461,20 +459,29 @@ cdef inline void few_tile(
     lo = v_set(at[0])
     hi = v_set(at[1])
     n = <int>(cols - (nv - 1) * VW)
-    if FEW_ROWS > 0: few_row(nv, n, 0 < rows, acc[0], lo, hi, y + 0 * y_w)
-    if FEW_ROWS > 1: few_row(nv, n, 1 < rows, acc[1], lo, hi, y + 1 * y_w)
-    if FEW_ROWS > 2: few_row(nv, n, 2 < rows, acc[2], lo, hi, y + 2 * y_w)
-    if FEW_ROWS > 3: few_row(nv, n, 3 < rows, acc[3], lo, hi, y + 3 * y_w)
-    if FEW_ROWS > 4: few_row(nv, n, 4 < rows, acc[4], lo, hi, y + 4 * y_w)
-    if FEW_ROWS > 5: few_row(nv, n, 5 < rows, acc[5], lo, hi, y + 5 * y_w)
-    if FEW_ROWS > 6: few_row(nv, n, 6 < rows, acc[6], lo, hi, y + 6 * y_w)
-    if FEW_ROWS > 7: few_row(nv, n, 7 < rows, acc[7], lo, hi, y + 7 * y_w)
-    if FEW_ROWS > 8: few_row(nv, n, 8 < rows, acc[8], lo, hi, y + 8 * y_w)
-    if FEW_ROWS > 9: few_row(nv, n, 9 < rows, acc[9], lo, hi, y + 9 * y_w)
-    if FEW_ROWS > 10: few_row(nv, n, 10 < rows, acc[10], lo, hi, y + 10 * y_w)
-    if FEW_ROWS > 11: few_row(nv, n, 11 < rows, acc[11], lo, hi, y + 11 * y_w)
-    if FEW_ROWS > 12: few_row(nv, n, 12 < rows, acc[12], lo, hi, y + 12 * y_w)
-    if FEW_ROWS > 13: few_row(nv, n, 13 < rows, acc[13], lo, hi, y + 13 * y_w)
+    if n == VW and rows == FEW_ROWS:
+        # (Row by row, not in a loop: see ``tile``.)
+        if FEW_ROWS > 0: few_row(nv, VW, acc[0], lo, hi, y + 0 * y_w)
+        if FEW_ROWS > 1: few_row(nv, VW, acc[1], lo, hi, y + 1 * y_w)
+        if FEW_ROWS > 2: few_row(nv, VW, acc[2], lo, hi, y + 2 * y_w)
+        if FEW_ROWS > 3: few_row(nv, VW, acc[3], lo, hi, y + 3 * y_w)
+        if FEW_ROWS > 4: few_row(nv, VW, acc[4], lo, hi, y + 4 * y_w)
+        if FEW_ROWS > 5: few_row(nv, VW, acc[5], lo, hi, y + 5 * y_w)
+        if FEW_ROWS > 6: few_row(nv, VW, acc[6], lo, hi, y + 6 * y_w)
+        if FEW_ROWS > 7: few_row(nv, VW, acc[7], lo, hi, y + 7 * y_w)
+        if FEW_ROWS > 8: few_row(nv, VW, acc[8], lo, hi, y + 8 * y_w)
+        if FEW_ROWS > 9: few_row(nv, VW, acc[9], lo, hi, y + 9 * y_w)
+        if FEW_ROWS > 10: few_row(nv, VW, acc[10], lo, hi, y + 10 * y_w)
+        if FEW_ROWS > 11: few_row(nv, VW, acc[11], lo, hi, y + 11 * y_w)
+        if FEW_ROWS > 12: few_row(nv, VW, acc[12], lo, hi, y + 12 * y_w)
+        if FEW_ROWS > 13: few_row(nv, VW, acc[13], lo, hi, y + 13 * y_w)
+    else:
+        for i in range(FEW_ROWS):
+            rest[i][0] = acc[i][0]
+            rest[i][1] = acc[i][1]
+        for i in range(rows):
+            few_row(nv, n, rest[i], lo, hi, y + i * y_w)
+
 
 cdef inline void few_pack(
     const FewParams* p, const float* lines, int64_t slot, float* a, int64_t first,
@@ -525,7 +532,8 @@ cdef void conv_few(const Call* c, int thread, int threads) noexcept nogil:
     cdef float* y
     cdef float* target
     cdef int64_t step
-    cdef float sums[FEW_ROWS * 2 * VW]
+    cdef vf room[FEW_ROWS * 2]      # aligned, as an array of floats would not be
+    cdef float* sums = <float*>room
     cdef float* out[FEW_ROWS]
     if unit < end:
         for i in range(size):
