@@ -4,8 +4,9 @@ A strip of up to 8 neighbouring output pixels of one vector of channels is held 
 3, 5 and 7 taps per row (undilated) each input vector is loaded once per kernel row and added to
 every output of the strip that it reaches; other shapes load it once per tap. Columns outside the
 input are skipped by a bit mask per strip (strips without any take code that does not look), rows
-outside it by a clamped range, so there is no padded copy. Strips go down the image, so the rows they share stay in the first-level cache,
-and each asks for the rows that the next one adds.
+outside it by a clamped range, so there is no padded copy. Strips go down the image, so the rows they
+share stay in the first-level cache; where the input is large, each asks for the rows that the next one
+adds.
 
 Each output element is summed in the order (kernel row, kernel column), whatever its strip is.
 
@@ -60,6 +61,8 @@ cdef struct DepthwiseParams:
     # Work is cut into blocks of rows × channels (whole vectors, but for the last block), and each
     # walks its rows in bands of strips.
     int64_t block_rows, block_channels, block_tiles
+    # Whether the input comes from far: the rows that the next strip down adds are asked for.
+    int64_t far
     int64_t act
     float lo, hi, alpha, beta
 
@@ -508,7 +511,7 @@ cdef void depthwise(const Call* c, int thread, int threads) noexcept nogil:
     s.x_tap = p.dilation_w * p.x_w
     s.x_step = p.stride_w * p.x_w
     # (With stride 2, asking for two rows costs more than it gains.)
-    s.ahead = 1 if p.dilation_h == 1 and p.stride_h == 1 else 0
+    s.ahead = 1 if p.far and p.dilation_h == 1 and p.stride_h == 1 else 0
     s.lo = p.lo
     s.hi = p.hi
     s.act = p.act

@@ -20,6 +20,8 @@ SHUFFLED = 8
 SLOWER = 3
 #: Input rows that a strip shares with the next output row should stay in the first-level cache.
 CACHE_BYTES = 24 << 10
+#: An image of more bytes, for each thread, is not in the second-level cache any more when it is read.
+FAR_BYTES = 15 << 16
 
 
 def suits(win: Window, channels: int, filters: int, group: int) -> bool:
@@ -121,7 +123,7 @@ def lower(
         dilation_h=dilation_h, dilation_w=dilation_w, pad_h=pad_h, pad_w=pad_w,
         channels=channels, tap=padded * each, each=each, lane=padded, block_rows=block_rows,
         block_channels=block_channels,
-        block_tiles=block_tiles, **epilogue(act),
+        block_tiles=block_tiles, far=int(4 * h * xh >= FAR_BYTES * threads), **epilogue(act),
     )  # fmt: skip
     kernel = "depthwise" if each == 1 else "grouped"
     work = SLOWER * macs
