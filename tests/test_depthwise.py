@@ -175,6 +175,18 @@ def test_padding_wider_than_half_the_kernel(stride, pads):
     check_op(op, [x, w, b], consts=[1, 2], channels_last=[0])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_asking_for_far_rows_does_not_change_bits(isa, monkeypatch):
+    rng = np.random.default_rng(6)
+    x, w = arrays(rng, (1, 48, 21, 17), (48, 1, 3, 3))
+    op = Conv(group=48, pads=(1, 1, 1, 1))
+    results = []
+    for far in (1, 1 << 40):
+        monkeypatch.setattr(depthwise, "FAR_BYTES", far)
+        results.append(run_op(op, [x, w], consts={1}, isa=isa)[0])
+    assert results[0].tobytes() == results[1].tobytes()
+
+
 def test_few_pixels_are_shared_by_channels():
     """As the convolution before them was: its filters are more than its pixels."""
     rows, width, _ = depthwise.blocks(1, 7, 7, 960, 3, 3, 1, 1, 16, 2)

@@ -15,6 +15,7 @@ from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.matmul import Gemm, MatMul
 from fastconv.graph.ops.pool import MaxPool
 from fastconv.graph.ops.shape import Flatten
+from fastconv.plan import lowering
 from fastconv.plan.lower import vector
 from fastconv.runtime.engine import Engine
 
@@ -378,6 +379,28 @@ def test_small_layers_stay_in_float32(monkeypatch):
     model = fastconv.load(gemm_model(256, 512))
     x = {"x": np.ones((1, 256), np.float32)}
     assert [s.kernel for s in model._engine.prepare(x).plan.steps] == ["gemv"]
+
+
+def test_smaller_layers_are_stored_so_in_a_model_whose_weights_stream_from_memory(monkeypatch):
+    monkeypatch.undo()
+    rng = np.random.default_rng(3)
+    shapes = [(256, 512), (512, 1200), (1200, 8)]
+    consts = {f"w{i}": array(rng, *s) for i, s in enumerate(shapes)}
+    nodes = [Node(MatMul(), [f"v{i}", f"w{i}"], [f"v{i + 1}"], f"n{i}") for i in range(3)]
+    assert sum(w.nbytes for w in consts.values()) > lowering.NEAR_BYTES
+    x = array(rng, 1, 256)
+    graph = Graph("g", nodes, ["v0"], ["v3"], consts, {"v0": TensorType(x.dtype, x.shape)})
+    engine = Engine(graph, 1)
+    large = "gemv_fixed" if kernels.chosen_isa() in WIDE else "gemv"
+    # The last is too small even so.
+    used = [s.kernel for s in engine.prepare({"v0": x}).plan.steps]
+    assert used == [large, large, "gemv"]
+    exact = x.astype(np.float64)
+    for w in consts.values():
+        exact = exact @ w
+    np.testing.assert_allclose(
+        engine.run({"v0": x})["v3"], exact, rtol=0, atol=1e-6 * abs(exact).max()
+    )
 
 
 def test_a_flattened_image_meets_permuted_weights():
