@@ -75,7 +75,7 @@ def load(
             refuses the model. One that ``onnx.reference`` lacks too is refused by all of these;
             ``"show"`` loads it to be looked at (it fails when it is run).
         accuracy: ``"fast"`` allows algorithms whose error is a small multiple of direct float32
-            convolution's (Winograd), and weights of large fully-connected layers in 24 bits;
+            convolution's (Winograd), and weights of fully-connected layers in 24 bits;
             ``"strict"`` keeps to direct convolution and float32 weights.
         weights: ``"float16"`` stores the weights of fully-connected layers (Gemm, MatMul, and 1×1
             convolution of single pixels) in half precision, for runs of up to 16 rows: they are

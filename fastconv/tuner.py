@@ -102,7 +102,7 @@ def tune(
         FastconvError: the model does not run at these shapes.
     """
     feeds = model.check_feeds(random_feeds(model, shapes))
-    packs = PackCache()
+    packs = model._engine.packs.empty()
     first = _Run(model, packs, {})
     first.times(feeds)
     share = seconds / (len({d.kind for d in first.decisions}) + 1)

@@ -15,6 +15,7 @@ from fastconv.graph.ops.conv import Conv
 from fastconv.graph.ops.matmul import MatMul
 from fastconv.graph.ops.pool import AveragePool, MaxPool
 from fastconv.plan import bands, lowering
+from fastconv.plan.lower import depthwise
 from fastconv.plan.places import divided
 from fastconv.runtime.engine import Engine
 
@@ -98,6 +99,7 @@ CHAIN = [("conv", 1, 1, 0, 1, 32), ("depthwise", 3, 1, 1, 1, 32), ("conv", 1, 1,
 def test_bands_take_less_memory_and_move_rows_that_they_share(monkeypatch):
     graph, x = chain(CHAIN, (64, 64))
     monkeypatch.setattr(bands, "BAND_BYTES", 100_000)
+    monkeypatch.setattr(depthwise, "FAR_BYTES", 1)
     whole, plan = run(graph, x, ISAS[-1], False, monkeypatch)
     cut, banded = run(graph, x, ISAS[-1], True, monkeypatch)
     np.testing.assert_array_equal(cut["y"], whole["y"])
@@ -105,6 +107,9 @@ def test_bands_take_less_memory_and_move_rows_that_they_share(monkeypatch):
     names = [s.kernel for s in banded.steps]
     assert names.count("depthwise") > 3
     assert "copy_rows" in names
+    # What was written a few rows ago is near, however large the image.
+    far = [{s.params["far"] for s in p.steps if s.kernel == "depthwise"} for p in (plan, banded)]
+    assert far == [{1}, {0}]
     # Every row is computed once.
     rows = [s.params["oh"] for s in banded.steps if s.kernel == "depthwise"]
     assert sum(rows) == 64

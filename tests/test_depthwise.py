@@ -20,6 +20,11 @@ def arrays(rng, *shapes):
 
 def kernel_of(op, xs, isa=None):
     """The names of the kernels that a plan uses for this operator."""
+    return [s.kernel for s in steps_of(op, xs, isa)]
+
+
+def steps_of(op, xs, isa=None):
+    """The steps of this operator's plan."""
     from fastconv.graph import Graph, Node, TensorType
     from fastconv.runtime.engine import Engine
 
@@ -27,7 +32,7 @@ def kernel_of(op, xs, isa=None):
         "test", [Node(op, ["x", "w"], ["y"], "node")], ["x"], ["y"],
         {"w": xs[1]}, {"x": TensorType(xs[0].dtype, xs[0].shape)},
     )  # fmt: skip
-    return [s.kernel for s in Engine(graph, 1, isa=isa).prepare({"x": xs[0]}).plan.steps]
+    return Engine(graph, 1, isa=isa).prepare({"x": xs[0]}).plan.steps
 
 
 @st.composite
@@ -180,10 +185,12 @@ def test_asking_for_far_rows_does_not_change_bits(isa, monkeypatch):
     rng = np.random.default_rng(6)
     x, w = arrays(rng, (1, 48, 21, 17), (48, 1, 3, 3))
     op = Conv(group=48, pads=(1, 1, 1, 1))
-    results = []
-    for far in (1, 1 << 40):
-        monkeypatch.setattr(depthwise, "FAR_BYTES", far)
+    results, far = [], []
+    for least in (1, 1 << 40):
+        monkeypatch.setattr(depthwise, "FAR_BYTES", least)
         results.append(run_op(op, [x, w], consts={1}, isa=isa)[0])
+        far += [s.params["far"] for s in steps_of(op, [x, w], isa) if s.kernel == "depthwise"]
+    assert far == [1, 0]
     assert results[0].tobytes() == results[1].tobytes()
 
 

@@ -1,6 +1,7 @@
 """Large fully-connected layers of few rows, whose weights are stored in 24 bits each."""
 
 import numpy as np
+import onnx
 import pytest
 from cli_tools import build, node
 from harness import ISAS, shared_steps
@@ -381,26 +382,85 @@ def test_small_layers_stay_in_float32(monkeypatch):
     assert [s.kernel for s in model._engine.prepare(x).plan.steps] == ["gemv"]
 
 
-def test_smaller_layers_are_stored_so_in_a_model_whose_weights_stream_from_memory(monkeypatch):
-    monkeypatch.undo()
+LARGE = "gemv_fixed" if kernels.chosen_isa() in WIDE else "gemv"
+
+
+def squeeze_model(extra, form="matmul"):
+    """256 → 512 → 128 → 8, then a product of ``extra`` weights."""
     rng = np.random.default_rng(3)
-    shapes = [(256, 512), (512, 1200), (1200, 8)]
-    consts = {f"w{i}": array(rng, *s) for i, s in enumerate(shapes)}
-    nodes = [Node(MatMul(), [f"v{i}", f"w{i}"], [f"v{i + 1}"], f"n{i}") for i in range(3)]
-    assert sum(w.nbytes for w in consts.values()) > lowering.NEAR_BYTES
-    x = array(rng, 1, 256)
-    graph = Graph("g", nodes, ["v0"], ["v3"], consts, {"v0": TensorType(x.dtype, x.shape)})
-    engine = Engine(graph, 1)
-    large = "gemv_fixed" if kernels.chosen_isa() in WIDE else "gemv"
-    # The last is too small even so.
-    used = [s.kernel for s in engine.prepare({"v0": x}).plan.steps]
-    assert used == [large, large, "gemv"]
-    exact = x.astype(np.float64)
-    for w in consts.values():
-        exact = exact @ w
-    np.testing.assert_allclose(
-        engine.run({"v0": x})["v3"], exact, rtol=0, atol=1e-6 * abs(exact).max()
+    consts = {f"w{i}": array(rng, *s) for i, s in enumerate([(256, 512), (512, 128), (128, 8)])}
+    nodes = [node("MatMul", [f"v{i}", f"w{i}"], [f"v{i + 1}"]) for i in range(3)]
+    if form == "conv":
+        consts = {n: np.ascontiguousarray(w.T[:, :, None, None]) for n, w in consts.items()}
+        nodes = [node("Conv", [f"v{i}", f"w{i}"], [f"v{i + 1}"]) for i in range(3)]
+    consts["e"] = array(rng, 8, extra // 8)
+    last = "v3"
+    if form == "conv":
+        nodes.append(node("Flatten", ["v3"], ["flat"]))
+        last = "flat"
+    nodes.append(node("MatMul", [last, "e"], ["y"]))
+    return build(
+        nodes, {"v0": ["N", 256] + ([1, 1] if form == "conv" else [])}, ["v3", "y"], consts
     )
+
+
+@pytest.mark.parametrize("form", ["matmul", "conv"])
+def test_smaller_layers_are_stored_so_in_a_model_whose_weights_stream_from_memory(
+    form, monkeypatch
+):
+    monkeypatch.undo()
+    rng = np.random.default_rng(4)
+    x = array(rng, 9, 256, *([1, 1] if form == "conv" else []))
+    few, many = squeeze_model(1 << 10, form), squeeze_model(lowering.NEAR_BYTES // 4, form)
+    for model, first in ((few, "gemv"), (many, LARGE)):
+        loaded = fastconv.load(model, threads=1)
+        for _ in range(2):  # the second plan follows recipes
+            for size in (1, 2):
+                plan = loaded._engine.prepare({"v0": x[:size]}).plan
+                used = [s.kernel for s in plan.steps if s.kernel.startswith(("gemv", "conv"))]
+                if size == 1 or first == "gemv_fixed":
+                    # The third is too small in any model.
+                    assert used[:2] == [first, first], used
+                    assert used[2] != "gemv_fixed"
+        strict = fastconv.load(model, accuracy="strict", threads=1)
+        plan = strict._engine.prepare({"v0": x[:1]}).plan
+        assert "gemv_fixed" not in [s.kernel for s in plan.steps]
+        got, exact = loaded.run({"v0": x[:1]})["v3"], strict.run({"v0": x[:1]})["v3"]
+        np.testing.assert_allclose(got, exact, rtol=0, atol=2e-6 * np.abs(exact).max())
+
+
+def test_rows_have_the_same_bits_alone_and_among_as_many_as_are_read_so(monkeypatch):
+    monkeypatch.undo()
+    x = array(np.random.default_rng(5), 8, 256)
+    model = fastconv.load(squeeze_model(lowering.NEAR_BYTES // 4))
+    together = model.run({"v0": x})["v3"]
+    for i in range(len(x)):
+        assert model.run({"v0": x[i : i + 1]})["v3"].tobytes() == together[i : i + 1].tobytes()
+
+
+def test_how_weights_are_stored_does_not_depend_on_what_ran_before(monkeypatch):
+    """A branch that a shape chooses brings its constants along when it is planned."""
+    monkeypatch.undo()
+    rng = np.random.default_rng(6)
+
+    def branch(width):
+        w = onnx.numpy_helper.from_array(array(rng, 512, width), f"w{width}")
+        out = onnx.helper.make_tensor_value_info(f"y{width}", onnx.TensorProto.FLOAT, None)
+        nodes = [node("MatMul", ["h", f"w{width}"], [f"y{width}"])]
+        return onnx.helper.make_graph(nodes, f"g{width}", [], [out], [w])
+
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]), node("Shape", ["x"], ["s"], start=0, end=1),
+        node("Greater", ["s", "one"], ["many"]), node("Squeeze", ["many"], ["cond"]),
+        node("If", ["cond"], ["y"], then_branch=branch(1200), else_branch=branch(4)),
+    ]  # fmt: skip
+    consts = {"w": array(rng, 256, 512), "one": np.array([1], np.int64)}
+    model = build(nodes, {"x": ["N", 256]}, ["y"], consts)
+    x = array(rng, 2, 256)
+    fresh = fastconv.load(model).run({"x": x[:1]})["y"]
+    used = fastconv.load(model)
+    used.run({"x": x})
+    assert used.run({"x": x[:1]})["y"].tobytes() == fresh.tobytes()
 
 
 def test_a_flattened_image_meets_permuted_weights():

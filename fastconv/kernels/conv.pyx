@@ -246,6 +246,7 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
     cdef const float* xr
     cdef const float* rr
     cdef float* yr
+    cdef float* held
     cdef const char* ahead = NULL
     cdef const char* ahead_end = NULL
     cdef vf room[MR * 2]            # aligned, as an array of floats would not be
@@ -278,7 +279,9 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
         extra = count % tiles
         xr = xg + r * p.x_w
         yr = y + g * p.y_g + r * p.y_w
-        rr = residual + g * p.r_g + r * p.r_w
+        rr = residual
+        if residual != NULL:
+            rr += g * p.r_g + r * p.r_w
         for k in range(tiles):
             mr = least + (k < extra)
             rows_of_tile = table + k * MR * taps
@@ -327,10 +330,10 @@ cdef void conv(const Call* c, int thread, int threads) noexcept nogil:
                         ahead_end = ahead
                     target = out + k * MR
                     if p.act > ACT_CLIP:
-                        yr = sums - at
+                        held = sums - at
                         for i in range(mr):
-                            to[i] = yr
-                            yr += width
+                            to[i] = held
+                            held += width
                         target = to
                     tile(<int>mr, VW == 16, MR3 > 0, table + k * MR * taps, taps, p.channels, w,
                          target, res + k * MR if residual != NULL else NULL, at, &e, <int>cols,
@@ -410,7 +413,8 @@ cdef struct FewParams:
     int64_t kh, kw, stride_h, stride_w, dilation_h, pad_h, pad_w
     int64_t line                    # floats of a zero-bordered line
     int64_t act
-    float lo, hi, alpha, beta
+    float lo, hi                    # (side by side: ``few_tile`` reads both from one address)
+    float alpha, beta
 
 
 cdef inline void few_row(const int nv, int n, const vf* sums, vf lo, vf hi, float* y) noexcept nogil:

@@ -57,11 +57,12 @@ cdef inline void tile_body(
     Py_ssize_t channels, const float* w, float** out, const float** res, Py_ssize_t at,
     const Epilogue* e, int cols, const char* ahead,
 ) noexcept nogil:
+    """``tile`` of ``nv`` vectors, for literal ``mr`` and ``nv``."""
     cdef vf acc[MR][3]
     cdef const float* p[MR]
-    cdef vf b0, b1, b2, b3, b4, b5, a, lo, hi
+    cdef vf b0, b1, b2, b3, a, lo, hi
     cdef Py_ssize_t t, c
-    cdef int i, n
+    cdef int i, k, n
     b0 = v_zero()
     b1 = v_zero()
     b2 = v_zero()
@@ -105,8 +106,9 @@ cdef inline void tile_body(
                         acc[i][1] = v_fma(a, b3, acc[i][1])
                 c += 2
         if VW == 16 and nv == 3:
+            # Two channels in turn: half as many jumps, which tells where channels are few.
             while c + 2 <= channels:
-                for n in range(2):
+                for k in range(2):
                     b0 = v_load(w)
                     b1 = v_load(w + VW)
                     b2 = v_load(w + 2 * VW)
@@ -115,7 +117,7 @@ cdef inline void tile_body(
                         v_fetch(ahead)
                         ahead += 64
                     for i in range(mr):
-                        a = v_set(p[i][c + n])
+                        a = v_set(p[i][c + k])
                         acc[i][0] = v_fma(a, b0, acc[i][0])
                         acc[i][1] = v_fma(a, b1, acc[i][1])
                         acc[i][2] = v_fma(a, b2, acc[i][2])
@@ -156,6 +158,7 @@ cdef inline void tile_body(
     if mr > 9: finish_row(nv, n, acc[9], lo, hi, out, res, 9, at)
     if mr > 10: finish_row(nv, n, acc[10], lo, hi, out, res, 10, at)
     if mr > 11: finish_row(nv, n, acc[11], lo, hi, out, res, 11, at)
+
 
 cdef inline void tile(
     int mr, const bint fetch, const bint wide, const float** rows, Py_ssize_t taps,

@@ -212,7 +212,8 @@ class Search:
         """The values of these names, from a copy of the graph that has them as outputs."""
         graph = graph.copy()
         graph.outputs = list(names)
-        return Engine(graph, self.model.threads, strict=self.strict).run(self.feeds)
+        packs = self.model._engine.packs.empty()
+        return Engine(graph, self.model.threads, packs, strict=self.strict).run(self.feeds)
 
     def gaps(self, ours: Mapping[str, Any]) -> list[Difference]:
         """The differences beyond the tolerance."""
@@ -303,7 +304,8 @@ class Search:
         types = {n: TensorType(a.dtype, a.shape) for n, a in arrays.items()}
         alone = Graph("alone", [node], list(arrays), outputs, consts, types)
         try:
-            engine = Engine(alone, self.model.threads, strict=self.strict)
+            packs = self.model._engine.packs.empty()
+            engine = Engine(alone, self.model.threads, packs, strict=self.strict)
             parts: list[Any] = []
             gaps = self.gaps(engine.run(arrays, parts))
             kernels = tuple(

@@ -172,7 +172,9 @@ class QuantisedSearch(Search):
         self.allowed = self._allowed(node)
         alone = Graph("alone", nodes, list(arrays), outputs, consts, types)
         try:
-            return self.gaps(Engine(alone, self.model.threads, strict=self.strict).run(arrays))
+            packs = self.model._engine.packs.empty()
+            engine = Engine(alone, self.model.threads, packs, strict=self.strict)
+            return self.gaps(engine.run(arrays))
         except FastconvError as e:
             self.skipped[node.name] = str(e)
             return []

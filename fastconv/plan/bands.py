@@ -316,8 +316,8 @@ def part(
     p.update(sizes)
     macs = step.macs * (end - begin) // (r.oh * r.n)
     work = macs or (end - begin) * p["y_h"] * p["kh"] * p["kw"]
-    if step.kernel == "depthwise":
-        p["far"] = 0
+    if step.kernel == "depthwise" and source is not None:
+        p["far"] = 0  # a link's rows are near, whatever the image's are
     if step.kernel == "conv":
         # Where a thread's part of the table begins follows from the size of a block.
         places[5] = table(low, whole, p)

@@ -90,7 +90,7 @@ class Step:
 LowerFunction = Callable[["Lowering", Node], Any]
 
 
-#: Constants of more bytes are read from far memory in every run.
+#: A model with constants of more bytes finds few of them in near caches when it is run again.
 NEAR_BYTES = 2 << 20
 
 
@@ -234,14 +234,14 @@ class Lowering:
     due: set[str] = field(default_factory=set)
     computes: int = 0
     opened: Mapping[str, int] = field(default_factory=dict)
-    constant_bytes: int = -1
 
     @property
     def streams(self) -> bool:
-        """Whether the graph's constants are more than near caches keep from run to run."""
-        if self.constant_bytes < 0:
-            self.constant_bytes = sum(a.nbytes for a in self.graph.consts.values())
-        return self.constant_bytes > NEAR_BYTES
+        """Whether the model's constants are more than near caches keep from run to run.
+
+        The same for all plans of a model, whatever was planned before.
+        """
+        return self.packs.constants > NEAR_BYTES
 
     # What a node's inputs and outputs are.
 

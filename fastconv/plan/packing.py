@@ -64,9 +64,13 @@ class PackCache:
     Weights are read once, to be packed, and mostly lie in a mapped file. Their pages are let go of
     after that, so that weights take memory once; should they be needed again (by a plan of other
     kernels, or to be shown) the system reads them again.
+
+    Args:
+        constants: bytes of all constants of the model, whose plans may go by it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, constants: int = 0) -> None:
+        self.constants = constants
         self._arrays: dict[Hashable, np.ndarray] = {}
         self.places: dict[Hashable, Place] = {}
         self._keys: dict[int, Hashable] = {}
@@ -76,6 +80,10 @@ class PackCache:
         self._pool = Pool()
         #: What planning keeps of each graph, by graph and settings.
         self.recipes: dict[Hashable, Any] = {}
+
+    def empty(self) -> PackCache:
+        """One with nothing packed, for other graphs of the same model."""
+        return PackCache(self.constants)
 
     def place(
         self, key: Hashable, make: Callable[[], np.ndarray], sources: Iterable[np.ndarray] = ()

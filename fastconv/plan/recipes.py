@@ -13,8 +13,8 @@ finite.
 
 So a lowering may go by its node's operator and constants, by types, by where inputs lie and which
 of them share memory, by ``low.outputs`` and ``low.slices`` of its outputs, and by settings of the
-plan: by nothing else. What it does beyond steps, places and packed constants (postponing a value, a
-part of a Concat's buffer, a Python step) makes none.
+plan and ``low.streams``: by nothing else. What it does beyond steps, places and packed constants
+(postponing a value, a part of a Concat's buffer, a Python step) makes none.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ class Engine:
         self.half = half
         self.isa = isa
         self.threads = threads
-        self.packs = packs or PackCache()
+        # (Now, as planning may add the constants of a branch that it chooses.)
+        self.packs = packs or PackCache(sum(a.nbytes for a in graph.consts.values()))
         self.memory_limit = memory_limit
         self.max_plans = int(knobs.PLANS.get() or DEFAULT_PLANS)
         self._plans: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
@@ -314,8 +315,8 @@ class Engine:
     def _like(self, graph: Graph, packs: PackCache | None) -> Engine:
         """An engine with this one's settings, for a part of its graph or a subgraph."""
         return Engine(
-            graph, self.threads, packs, self.memory_limit, self.isa, self.strict, self.choices,
-            self.half, self.arenas,
+            graph, self.threads, packs or self.packs.empty(), self.memory_limit, self.isa,
+            self.strict, self.choices, self.half, self.arenas,
         )  # fmt: skip
 
     def _run_body(

@@ -2,10 +2,10 @@
 
 ``gemv`` reads float32 weights packed as for ``conv`` and gives the same bits.
 
-``gemv_fixed`` reads large weights as whole numbers of 24 bits times a unit, which an output's
-weights for 128 inputs share: three quarters of the bytes. Each weight is off by at most 2**-24 of
-the largest of these (or 2**-126); as the sums of 128 products are summed apart, results are nearer
-to exact ones than those of ``gemv``. ``accuracy="strict"`` goes without it.
+``gemv_fixed`` reads weights that come from far memory as whole numbers of 24 bits times a unit,
+which an output's weights for 128 inputs share: three quarters of the bytes. Each weight is off by
+at most 2**-24 of the largest of these (or 2**-126); as the sums of 128 products are summed apart,
+results are nearer to exact ones than those of ``gemv``. ``accuracy="strict"`` goes without it.
 
 ``gemv_half`` reads weights stored in half precision (``load(..., weights="float16")``) and computes
 in float32. Every column of the weights is first divided by the power of two that brings its largest
@@ -29,11 +29,11 @@ from ..memory import Place
 
 #: More rows than this use the weights often enough to be bound by arithmetic.
 MOST_ROWS = 16
-#: Smaller matrices stay in the caches from run to run.
+#: Smaller matrices gain nothing from fewer bytes.
 LEAST_SIZE = 1 << 14
 #: Smaller matrices are read as fast in float32, from caches that are near (measured).
 LEAST_FIXED = 1 << 19
-#: The same in a model whose weights are too many for those caches.
+#: The same in a model whose weights are too many for those caches (``low.streams``).
 LEAST_STREAMED = 1 << 15
 #: Weights that are packed at a time.
 FIXED_BYTES = 1 << 20
