@@ -248,8 +248,8 @@ V_INLINE vf v_scale(vf y, vf t) {
 }
 #endif
 
-/* The compiler may not move loads or stores across this (keeps an epilogue's constants out of the
- * registers of the loop before it). */
+/* The compiler may not move loads or stores across this. (Local arrays are in memory by then: where
+ * they should be in registers, see v_late.) */
 V_INLINE void v_fence(void) { __asm__ volatile("" ::: "memory"); }
 
 /* The same address, but the compiler does not know that: what is read through it is read after this
